@@ -1,0 +1,208 @@
+"""
+Where keys come from, one snapshot of them, and when they end.
+
+botocore's credential objects change under the reader's hands when they renew
+themselves. Whoever signs uses a `Snapshot`: the keys and their end, read together.
+"""
+
+import logging
+import re
+from dataclasses import replace
+from datetime import datetime
+from math import inf
+from threading import Lock
+from typing import Any, NamedTuple
+
+from .errors import ConfigurationError, SigningError
+from .origins import Origin
+from .policy import FOREVER, Credential
+
+__all__ = ["Snapshot", "Source", "boto_session", "effective"]
+
+logger = logging.getLogger("presign_middleware.credentials")
+
+#: Seconds before the end at which botocore begins to renew credentials on its own.
+BOTOCORE_RENEWS = 900
+
+#: Seconds a caller waits for another that is fetching credentials.
+PATIENCE = 30
+
+
+class Snapshot(NamedTuple):
+    """One credential: its keys, and from when until when they work."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+    life: Credential
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.access_key} until {self.life.end}>"
+
+
+class Source:
+    """
+    Where one origin's keys come from. One thread at a time asks; the rest wait for it.
+
+    `present` does no I/O. When it returns None, `renew` comes first, which may.
+    """
+
+    def __init__(self, origin: Origin, assumed_session: float) -> None:
+        self._origin = origin
+        self._assumed_session = assumed_session
+        self._lock = Lock()
+        self._credentials: Any = None  # botocore's
+        self._snapshot: Snapshot | None = None
+        self._due = -inf  # when the source is to be asked again, Unix seconds
+
+    def present(self, now: float) -> Snapshot | None:
+        """Return the snapshot in use, or None when the source is to be asked."""
+        return self._snapshot if now < self._due else None
+
+    def renew(self, now: float) -> None:
+        """
+        Ask the source, unless another caller has just done so. May block on I/O.
+
+        Raises:
+            SigningError: There are no credentials, or the source failed and those
+                at hand have ended.
+        """
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
+        try:
+            if now < self._due:
+                return
+            try:
+                fresh = self._fetch(now)
+            except SigningError:
+                raise
+            except Exception as error:
+                # botocore has no common base for what a provider may raise.
+                held = self._snapshot
+                if held is None or held.life.end <= now:
+                    raise SigningError(
+                        f"origin {self._origin.name!r}: its credential source failed: {type(error).__name__}"
+                    ) from error
+                logger.warning(
+                    "credentials of origin %s could not be renewed (%s); using those at hand",
+                    self._origin.name,
+                    type(error).__name__,
+                )
+                fresh = held
+            self._due = self._next(fresh, now)
+            self._snapshot = fresh
+        finally:
+            self._lock.release()
+
+    def _fetch(self, now: float) -> Snapshot:
+        if self._credentials is None:
+            self._credentials = _find(self._origin)
+        if self._credentials is None:
+            raise SigningError(
+                f"origin {self._origin.name!r}: no credentials were found. Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or give Origin(profile=...), session=... or client=..."
+            )
+        # The end is read before and after the keys, so that both are of one credential.
+        while True:
+            frozen = self._credentials.get_frozen_credentials()
+            end = _end(self._credentials)
+            if frozen == self._credentials.get_frozen_credentials() and end == _end(self._credentials):
+                break
+        if not frozen.access_key or not frozen.secret_key:
+            raise SigningError(f"origin {self._origin.name!r}: its credentials have no key")
+        return Snapshot(
+            frozen.access_key,
+            frozen.secret_key,
+            frozen.token,
+            self._life(frozen.access_key, frozen.token, end, now),
+        )
+
+    def _life(self, access_key: str, token: str | None, end: float | None, now: float) -> Credential:
+        held = self._snapshot
+        if end is not None:
+            same = held is not None and held.access_key == access_key and held.life.end == end
+            return held.life if held and same else Credential(now, end, "credentials")
+        if token is None:
+            return FOREVER
+        if held is None or held.access_key != access_key:
+            logger.warning(
+                "the credentials of origin %s have a session token and no known end: taken to live %g s "
+                "from each time they are seen. A credential source that knows the end (a role, "
+                "credential_process) is the cure",
+                self._origin.name,
+                self._assumed_session,
+            )
+        return Credential(now, now + self._assumed_session, "assumed")
+
+    def _next(self, fresh: Snapshot, now: float) -> float:
+        obtained, end, _ = fresh.life
+        if end == inf:
+            return inf
+        left = end - now
+        if fresh == self._snapshot:
+            return now + min(60, left / 10)
+        return max(end - min(BOTOCORE_RENEWS, (end - obtained) / 3), now + (end - obtained) / 10)
+
+
+def _find(origin: Origin) -> Any:
+    if origin.client is not None:
+        # A client has no public name for the credentials it signs with.
+        return origin.client._request_signer._credentials
+    return boto_session(origin).get_credentials()
+
+
+def _end(credentials: Any) -> float | None:
+    # Only credentials that renew themselves know their end; botocore has no public name for it.
+    end = getattr(credentials, "_expiry_time", None)
+    return end.timestamp() if isinstance(end, datetime) else None
+
+
+def boto_session(origin: Origin) -> Any:
+    """Return the boto3 session that *origin* is configured with; a new one unless it was given."""
+    if origin.session is not None:
+        return origin.session
+    import boto3
+    from botocore.exceptions import ProfileNotFound
+
+    try:
+        return boto3.Session(profile_name=origin.profile)
+    except ProfileNotFound as error:
+        raise ConfigurationError(f"origin {origin.name!r}: {error}") from error
+
+
+def effective(origin: Origin) -> Origin:
+    """
+    Return *origin* with everything it left to boto3 filled in: its region, and with a client its endpoint.
+
+    Raises:
+        ConfigurationError: boto3's configuration has no region either.
+    """
+    if origin.client is not None:
+        return _of_client(origin)
+    if origin.region is not None:
+        return origin
+    region = origin.arn_region or boto_session(origin).region_name
+    if region is None and origin.endpoint_url is not None:
+        region = "us-east-1"  # what S3-compatible servers take when nobody says
+    if region is None:
+        raise ConfigurationError(
+            f'origin {origin.name!r} has no region: give Origin(region="eu-west-1"), '
+            "or set AWS_DEFAULT_REGION or the profile's region"
+        )
+    return replace(origin, region=region)
+
+
+def _of_client(origin: Origin) -> Origin:
+    meta = origin.client.meta
+    endpoint = origin.endpoint_url or meta.endpoint_url
+    if re.fullmatch(r"https://s3[a-z0-9.-]*\.amazonaws\.com(\.cn)?", endpoint):
+        endpoint = None  # AWS's own: boto3 chooses host and style for each bucket
+    style = origin.addressing_style
+    if style == "auto":
+        style = (meta.config.s3 or {}).get("addressing_style", "auto")
+    return replace(
+        origin,
+        region=origin.region or origin.arn_region or meta.region_name,
+        endpoint_url=endpoint,
+        addressing_style=style,
+    )

@@ -1,0 +1,134 @@
+"""
+How to wait: the three ways the resolver's coroutine is run.
+
+* `BlockingEffects`: in a thread without an event loop. Nothing suspends, so
+  `run_blocking` needs one ``send``.
+* `LoopThreadEffects`: a blocking call on the thread of a running loop. It waits for no
+  flight of others, since this very loop may have to land it.
+* `AsyncioEffects`: one task for what a loop turn asks of an origin, which no waiter can cancel.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from typing import Any, TypeVar
+
+from .errors import SigningError
+from .local import Entry, Flight, Flights
+from .objects import S3Object
+from .resolver import Fly, Signing
+
+__all__ = ["AsyncioEffects", "BlockingEffects", "LoopThreadEffects", "run_blocking"]
+
+logger = logging.getLogger("presign_middleware.effects")
+
+#: Seconds anyone waits for a resolution that another has begun.
+PATIENCE = 30
+
+T = TypeVar("T")
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what *coroutine* returns. Its effects must block and never suspend."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        answer: T = stop.value
+        return answer
+    coroutine.close()
+    raise RuntimeError("a blocking effect suspended")  # a defect: an asyncio effect was handed in
+
+
+def _waited(flight: Flight) -> SigningError:
+    return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
+
+
+class BlockingEffects:
+    """Does everything in the calling thread."""
+
+    def __init__(self, signing: Signing, flights: Flights) -> None:
+        self.flights = flights
+        self._signing = signing
+
+    async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
+        """Land *opened* here and now."""
+        if opened:
+            await fly(opened, self)
+
+    async def join(self, flight: Flight) -> Entry | SigningError | None:
+        """Block until *flight* lands."""
+        try:
+            return flight.future.result(timeout=PATIENCE)
+        except TimeoutError:
+            # Whoever leads it hangs: let the next one who wants the object lead.
+            self.flights.abandon([flight])
+            return _waited(flight)
+
+    async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
+        """Prepare in this thread."""
+        return self._signing.prepare(objects)
+
+
+class LoopThreadEffects(BlockingEffects):
+    """Does everything at once, and joins nobody: the loop cannot turn while this call blocks it."""
+
+    _said = False
+
+    def __init__(self, signing: Signing) -> None:
+        super().__init__(signing, Flights())
+
+    async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
+        """Prepare on the loop's thread, and say so once."""
+        if not LoopThreadEffects._said:
+            LoopThreadEffects._said = True
+            logger.warning(
+                "a blocking call fetches credentials on an event loop's thread, which stalls every request "
+                "there; await aurl() or aurls() instead, or call presigner.url() once at start-up"
+            )
+        return await super().prepare(objects)
+
+
+class AsyncioEffects:
+    """Gathers what one turn of a loop asks for, and resolves it in one task an origin."""
+
+    def __init__(self, signing: Signing, flights: Flights, pool: Callable[[], ThreadPoolExecutor]) -> None:
+        self.flights = flights
+        self._signing = signing
+        self._pool = pool
+        self._batch: list[Flight] = []
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to its tasks
+
+    async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
+        """Add *opened* to what takes off at the end of this turn of the loop."""
+        if not opened:
+            return
+        if not self._batch:
+            # An empty context: the batch belongs to no one request.
+            asyncio.get_running_loop().call_soon(self._take_off, fly, context=Context())
+        self._batch += opened
+
+    def _take_off(self, fly: Fly) -> None:
+        batch, self._batch = self._batch, []
+        by_origin: dict[str, list[Flight]] = {}
+        for flight in batch:
+            by_origin.setdefault(flight.object.origin, []).append(flight)
+        # A task an origin: one whose credentials hang must not hold up the others.
+        for flights in by_origin.values():
+            task = asyncio.get_running_loop().create_task(fly(flights, self))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def join(self, flight: Flight) -> Entry | SigningError | None:
+        """Await *flight*; being cancelled here disturbs nobody else."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.wrap_future(flight.future)
+        except TimeoutError:
+            self.flights.abandon([flight])
+            return _waited(flight)
+
+    async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
+        """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool(), self._signing.prepare, objects)

@@ -1,0 +1,102 @@
+"""
+``intercept()``: hooks on HTTP clients, and their exact inverse.
+
+Hooks are process-wide and inert: a scope decides at each call whether anything is
+signed. A client library that is not imported yet is hooked when it is.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from threading import RLock
+from types import ModuleType
+from typing import Protocol
+
+import wrapt
+
+from .clients.catching import ambient
+from .clients.httpx import HttpxHooks
+from .errors import ConfigurationError
+from .presigner import Presigner
+
+__all__ = ["Interception", "intercept"]
+
+
+class _Hooks(Protocol):
+    def remove(self) -> None: ...
+
+
+_CLIENTS: dict[str, Callable[[ModuleType], _Hooks]] = {"httpx": HttpxHooks, "httpx2": HttpxHooks}
+
+_lock = RLock()  # an import hook may fire while one of ours is being placed
+_wanted: Counter[str] = Counter()
+_installed: dict[str, _Hooks] = {}
+_awaited: set[str] = set()
+
+
+class Interception:
+    """What one call of `intercept` has put in place. A context manager."""
+
+    def __init__(self, names: tuple[str, ...], presigner: Presigner | None) -> None:
+        self._names = names
+        self._presigner = presigner
+        self._placed = True
+
+    def remove(self) -> None:
+        """Take back what this call did. Hooks go when the last call that wanted them is taken back."""
+        with _lock:
+            if not self._placed:
+                return
+            self._placed = False
+            if self._presigner is not None:
+                ambient.remove(self._presigner)
+            for name in self._names:
+                _wanted[name] -= 1
+                if not _wanted[name] and name in _installed:
+                    _installed.pop(name).remove()
+
+    def __enter__(self) -> "Interception":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+def intercept(*clients: str, presigner: Presigner | None = None) -> Interception:
+    """
+    Hook *clients* (all that are supported when none is named): "httpx", "httpx2".
+
+    The middleware does this by itself. With *presigner* the hooks sign outside of
+    scopes too, everywhere in the process.
+
+    Raises:
+        ConfigurationError: A name that is not a supported client's.
+    """
+    unknown = set(clients) - _CLIENTS.keys()
+    if unknown:
+        raise ConfigurationError(
+            f"cannot intercept {min(unknown)!r}; known clients are {', '.join(_CLIENTS)}"
+        )
+    names = tuple(dict.fromkeys(clients)) or tuple(_CLIENTS)
+    with _lock:
+        if presigner is not None:
+            ambient.append(presigner)
+        for name in names:
+            _wanted[name] += 1
+            if name not in _awaited:
+                _awaited.add(name)
+                wrapt.register_post_import_hook(_place, name)
+            elif name in _modules:
+                _place(_modules[name])
+    return Interception(names, presigner)
+
+
+_modules: dict[str, ModuleType] = {}
+
+
+def _place(library: ModuleType) -> None:
+    """Hook *library*, now that it is imported, if anyone still wants that."""
+    name = library.__name__
+    with _lock:
+        _modules[name] = library
+        if _wanted[name] and name not in _installed:
+            _installed[name] = _CLIENTS[name](library)

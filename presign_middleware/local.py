@@ -1,0 +1,190 @@
+"""
+What this process holds: signed URLs, and the resolutions under way.
+
+Both belong to one process. Neither reads a clock nor signs anything.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from threading import Lock
+
+from .errors import SigningError
+from .metrics import Counts
+from .objects import S3Object
+from .policy import Life
+
+__all__ = ["Entry", "Flight", "Flights", "Table"]
+
+
+class Entry:
+    """
+    A signed URL in this process.
+
+    Served while the wall clock is in ``[born, fresh_until)`` (FRESH) or
+    ``[born, ageing_until)`` (AGEING), and the monotonic clock before the matching
+    bound: whichever ends first, so that a step of the wall clock cannot lengthen
+    a URL's life. ``born`` lies a little before the date, for hosts that were
+    corrected by a second or two.
+    """
+
+    __slots__ = (
+        "ageing_until",
+        "ageing_until_monotonic",
+        "alias",
+        "born",
+        "date",
+        "end",
+        "fresh_until",
+        "fresh_until_monotonic",
+        "object",
+        "reason",
+        "url",
+        "used",
+    )
+
+    #: Seconds by which a date may lie ahead of the wall clock.
+    AHEAD = 5
+
+    def __init__(
+        self, obj: S3Object, url: str, date: int, life: Life, skew: float, wall: float, monotonic: float
+    ) -> None:
+        self.object = obj
+        self.url = url
+        self.date = date
+        self.end, self.reason, fresh_until, ageing_until = life
+        # Life is told in S3's time; these are this host's.
+        self.born = date - skew - self.AHEAD
+        self.fresh_until = fresh_until - skew
+        self.ageing_until = ageing_until - skew
+        offset = monotonic - wall
+        self.fresh_until_monotonic = self.fresh_until + offset
+        self.ageing_until_monotonic = self.ageing_until + offset
+        self.alias: str | None = None
+        self.used = False
+
+    def is_fresh(self, wall: float, monotonic: float) -> bool:
+        """Return whether this URL can be served without a further thought."""
+        return self.born <= wall < self.fresh_until and monotonic < self.fresh_until_monotonic
+
+    def is_spent(self, wall: float, monotonic: float) -> bool:
+        """Return whether this URL must not be served any more."""
+        return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
+
+
+class Table:
+    """
+    The URLs of this process: at most *size*, and those that nobody asks for leave first.
+
+    Reading needs no lock; whoever writes holds one. When the table is full, the oldest entry leaves unless it
+    was asked for since it was last looked at (second chance), so a read has no list
+    to reorder.
+
+    An entry can also be found by one *alias*: the text of a target that led to it,
+    which saves parsing the text again.
+    """
+
+    def __init__(self, size: int, counts: Counts) -> None:
+        self._size = size
+        self._counts = counts
+        self._entries: OrderedDict[S3Object, Entry] = OrderedDict()
+        self._aliases: dict[str, Entry] = {}
+        self.get = self._entries.get
+        self.by_alias = self._aliases.get
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry, alias: str | None = None) -> None:
+        """Hold *entry* in the place of whatever its object had."""
+        obj, entries = entry.object, self._entries
+        old = entries.get(obj)
+        if old is not None:
+            self._forget_alias(old)
+        elif len(entries) >= self._size:
+            self._evict()
+        entries[obj] = entry
+        if alias is not None:
+            self._aliases[alias] = entry
+            entry.alias = alias
+
+    def name(self, entry: Entry, alias: str) -> None:
+        """Let *entry* be found by *alias* if it has no alias yet and is still held."""
+        if entry.alias is None and self._entries.get(entry.object) is entry:
+            self._aliases[alias] = entry
+            entry.alias = alias
+
+    def _evict(self) -> None:
+        while True:
+            obj, entry = self._entries.popitem(last=False)
+            if not entry.used:
+                break
+            entry.used = False
+            self._entries[obj] = entry
+        self._forget_alias(entry)
+        self._counts.evicted += 1
+
+    def _forget_alias(self, entry: Entry) -> None:
+        if entry.alias is not None:
+            self._aliases.pop(entry.alias, None)
+
+
+class Flight:
+    """
+    A resolution under way. Whoever opened it lands it; any number may wait.
+
+    A flight that is `abandoned` (its leader was cancelled, or died with its event
+    loop) tells those who wait to begin again: one of them becomes the leader.
+    """
+
+    __slots__ = ("future", "object")
+
+    def __init__(self, obj: S3Object) -> None:
+        self.object = obj
+        self.future: Future[Entry | SigningError | None] = Future()
+        # A running future cannot be cancelled, whatever becomes of one who waits for it.
+        self.future.set_running_or_notify_cancel()
+
+
+class Flights:
+    """The resolutions in the air, at most one an object."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._aloft: dict[S3Object, Flight] = {}
+        self.has = self._aloft.__contains__
+
+    def __len__(self) -> int:
+        return len(self._aloft)
+
+    def board(self, objects: Iterable[S3Object]) -> tuple[list[Flight], list[Flight]]:
+        """Return the flights opened here, which the caller must land, and those of others to wait for."""
+        opened, joined = [], []
+        with self._lock:
+            for obj in objects:
+                flight = self._aloft.get(obj)
+                if flight is None:
+                    flight = self._aloft[obj] = Flight(obj)
+                    opened.append(flight)
+                else:
+                    joined.append(flight)
+        return opened, joined
+
+    def land(self, flight: Flight, answer: Entry | SigningError) -> None:
+        """Give everyone who waits the *answer*, unless the flight was given up meanwhile."""
+        self._leave(flight)
+        if not flight.future.done():
+            flight.future.set_result(answer)
+
+    def abandon(self, flights: Iterable[Flight]) -> None:
+        """Let those who wait for any of *flights* that has not landed begin again."""
+        for flight in flights:
+            if not flight.future.done():
+                self._leave(flight)
+                flight.future.set_result(None)
+
+    def _leave(self, flight: Flight) -> None:
+        with self._lock:
+            # One that was given up may have a successor in the air already.
+            if self._aloft.get(flight.object) is flight:
+                del self._aloft[flight.object]

@@ -1,0 +1,41 @@
+"""
+What this process has counted since it started.
+
+Plain integers on one object. ``counts.signed += 1`` loses nothing between threads:
+CPython switches threads at calls and backward jumps, and there is neither between
+reading the attribute and writing it back.
+"""
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["Counts"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of one presigner."""
+
+    # Every URL handed out is counted by exactly one of these five.
+    from_scope: int = 0  # this request had it
+    from_local: int = 0  # this process had it
+    from_flight: int = 0  # a resolution already under way brought it
+    from_shared: int = 0  # the fleet's cache had it
+    from_signer: int = 0  # it was signed
+
+    failed: int = 0  # resolutions that ended in SigningError
+    signed: int = 0  # signatures made, by plan or by boto3
+    signed_by_boto3: int = 0  # those of them that boto3 made
+    plans_proven: int = 0  # signing plans that agreed with boto3
+    plans_refused: int = 0  # shapes of URL that boto3 signs for ever
+    evicted: int = 0  # URLs dropped because the local table was full
+
+    caught: int = 0  # fetches that a hook or an adapter signed
+    passed_uncovered: int = 0  # fetches that it let go, since no origin holds them
+    passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request
+    passed_redirect: int = 0  # covered hops that went out unsigned: something else redirected there
+    passed_on_error: int = 0  # covered fetches that went out unsigned: Policy(on_error="pass")
+
+    def as_dict(self) -> dict[str, int]:
+        """Return every counter, and ``resolved``: the number of URLs handed out."""
+        resolved = self.from_scope + self.from_local + self.from_flight + self.from_shared + self.from_signer
+        return {"resolved": resolved, **asdict(self)}

@@ -1,0 +1,352 @@
+"""
+Where objects live, and which targets each place covers.
+
+Only what an `Origin` covers is ever signed. A target is taken apart here and
+compared exactly; whatever is doubtful is not covered. Everything here is pure.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+
+from .errors import ConfigurationError, NotCovered
+from .objects import SIGNED_PARAMETERS, wire_parameters
+from .policy import Policy
+from .redaction import redact
+
+__all__ = ["METHODS", "Coverage", "Origin", "Place"]
+
+METHODS = ("GET", "HEAD", "PUT", "DELETE")
+
+#: Names a query may have: what boto3 signs, and the operation name that other SDKs add.
+_QUERY_NAMES = frozenset(SIGNED_PARAMETERS.values()) | {"x-id"}
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}").fullmatch
+_DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
+_DNS_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
+_ACCESS_POINT = re.compile(r"arn:aws[a-z-]*:s3:([a-z0-9-]+):(\d{12}):accesspoint[/:]([a-z0-9-]+)").fullmatch
+_REGION = re.compile(r"[a-z0-9-]{2,}").fullmatch
+_HTTP_BASE = re.compile(r"https?://[^/?#@\\\s]+(/[^?#\\\s]*)?", re.IGNORECASE).fullmatch
+
+_URL = re.compile(
+    r"(https?)://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL
+).fullmatch
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """
+    A named place where objects live.
+
+    A prefix is an authorization decision: nothing outside it is ever signed. It is
+    compared as S3 does, character by character, so it should end with a slash.
+
+    Raises:
+        ConfigurationError: A setting that cannot work; named in the message.
+    """
+
+    name: str
+    _: KW_ONLY
+    bucket: str  # a bucket's name, or the ARN of an access point
+    prefix: str = ""
+    region: str | None = None  # None: what boto3's configuration says
+    endpoint_url: str | None = None  # None: AWS
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    urls: Sequence[str] = ()  # further base URLs of the same objects
+    methods: Sequence[str] = ("GET", "HEAD")
+    params: Mapping[str, Any] = field(default_factory=dict)  # boto3's names; added to every URL
+    catch: bool = True  # False: links only, hooks leave its fetches alone
+    response_overrides: bool = False  # keep response-content-type and -disposition of caught URLs
+    policy: Policy | None = None  # None: the presigner's
+    # Where the keys come from: at most one of these, else boto3's default chain.
+    profile: str | None = None
+    session: Any = field(default=None, repr=False)  # a boto3.Session
+    client: Any = field(default=None, repr=False)  # a boto3 S3 client
+
+    def __post_init__(self) -> None:
+        for wrong in (*self._faults_of_place(), *self._faults_of_use()):
+            raise ConfigurationError(f"origin {self.name!r}: {wrong}")
+
+    def _faults_of_place(self) -> Iterator[str]:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w.-]{1,64}", self.name, re.ASCII):
+            yield 'the name must be 1 to 64 of A-Z a-z 0-9 _ - . (a metric label), e.g. "media"'
+        if self.bucket.endswith("--x-s3"):
+            yield f"{self.bucket} is a directory bucket, which needs session signatures; not supported yet"
+        if self.bucket.startswith("arn:") and not _ACCESS_POINT(self.bucket):
+            yield (
+                f"bucket {self.bucket!r} is an ARN that cannot be signed; wanted a regional access point, "
+                "arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME (not multi-region, Outposts or Object Lambda)"
+            )
+        if not self.bucket.startswith("arn:") and not _BUCKET(self.bucket):
+            yield f'bucket must be a bucket\'s name such as "acme-media", got {redact(self.bucket)!r}'
+        if self.region is not None and not _REGION(self.region):
+            yield f'region must look like "eu-west-1", got {self.region!r}'
+        for base in (*self.urls, *([] if self.endpoint_url is None else [self.endpoint_url])):
+            if not _HTTP_BASE(base):
+                yield f'endpoint_url and urls must look like "https://host/path/", got {redact(base)!r}'
+        if self.addressing_style not in ("auto", "path", "virtual"):
+            yield f'addressing_style must be "auto", "path" or "virtual", got {self.addressing_style!r}'
+
+    def _faults_of_use(self) -> Iterator[str]:
+        if self.prefix.startswith("/"):
+            yield f'prefix must not begin with a slash: keys do not; got {self.prefix!r}, wanted "public/"'
+        if ".." in self.prefix.split("/") or "." in self.prefix.split("/"):
+            yield f"prefix {self.prefix!r} has a dot segment, which HTTP clients collapse"
+        if not self.methods or not set(self.methods) <= set(METHODS):
+            yield f"methods must be some of {', '.join(METHODS)}, got {tuple(self.methods)!r}"
+        given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield f"{' and '.join(given)} were both given: credentials come from one of them"
+        wire_parameters(self.params)
+
+    @property
+    def path_style(self) -> bool:
+        """Whether the origin's own form names the bucket in the path and not in the host."""
+        if self.addressing_style == "auto":
+            # A wildcard certificate covers one label, so a dotted name cannot be a virtual host.
+            return self.endpoint_url is not None or not _DNS_LABEL(self.bucket)
+        return self.addressing_style == "path"
+
+    @property
+    def arn_region(self) -> str | None:
+        """The region an access point's ARN names."""
+        found = _ACCESS_POINT(self.bucket)
+        return found[1] if found else None
+
+    @classmethod
+    def parse(cls, text: str) -> "Origin":
+        """
+        Make an origin of its short form, ``[name=]s3://bucket/prefix?region=...``.
+
+        Without a name it is called after the bucket. The query takes ``region``,
+        ``endpoint_url``, ``addressing_style`` and ``profile``.
+
+        Raises:
+            ConfigurationError: *text* has another form.
+        """
+        found = re.fullmatch(r"(?:([\w.-]+)=)?s3://([^/?#]+)(?:/([^?#]*))?(?:\?([^#]*))?", text)
+        if not found:
+            raise ConfigurationError(
+                f'an origin must look like "s3://bucket/prefix/?region=eu-west-1", got {redact(text)!r}'
+            )
+        name, bucket, prefix, query = found.groups()
+        options: dict[str, Any] = dict(parse_qsl(query or ""))
+        unknown = options.keys() - {"region", "endpoint_url", "addressing_style", "profile"}
+        if unknown:
+            raise ConfigurationError(
+                f"origin {redact(text)!r} has the option {min(unknown)!r}; "
+                "wanted region, endpoint_url, addressing_style or profile"
+            )
+        return cls(name or bucket, bucket=bucket, prefix=prefix or "", **options)
+
+
+class Place(NamedTuple):
+    """Where a target points: one key of one origin, and how the caller wrote it."""
+
+    origin: Origin
+    form: str  #: base URL the caller asked for; "" for an s3:// target
+    key: str  #: decoded
+    params: tuple[tuple[str, str], ...]  #: wire names, in the caller's order
+
+
+#: Makes a place of its fields in half the time that calling the class takes.
+_place = tuple.__new__
+
+
+class _Holdings:
+    """The origins at one base, by prefix: the longest wins, the first of equals."""
+
+    __slots__ = ("_lengths", "_origins")
+
+    def __init__(self) -> None:
+        self._origins: dict[str, Origin] = {}
+        self._lengths: tuple[int, ...] = ()
+
+    def add(self, origin: Origin) -> None:
+        self._origins.setdefault(origin.prefix, origin)
+        self._lengths = tuple(sorted({len(prefix) for prefix in self._origins}, reverse=True))
+
+    def find(self, key: str) -> Origin | None:
+        for length in self._lengths:
+            origin = self._origins.get(key[:length])
+            if origin is not None:
+                return origin
+        return None
+
+
+class Coverage:
+    """
+    Which origin holds a target. The cost does not grow with the number of origins.
+
+    Origins must have their region by now.
+    """
+
+    def __init__(self, origins: Sequence[Origin]) -> None:
+        self._said = ", ".join(f"{o.name} (s3://{o.bucket}/{o.prefix})" for o in origins)
+        self._buckets: dict[str, _Holdings] = {}
+        self._bases: dict[str, _Holdings] = {}
+        self._depths: dict[str, tuple[int, ...]] = {}  # how many path segments bases of this host have
+        for origin in origins:
+            self._buckets.setdefault(origin.bucket, _Holdings()).add(origin)
+            for base in _bases(origin):
+                self._bases.setdefault(base, _Holdings()).add(origin)
+                host, depth = base[: base.index("/", 8)], base.count("/") - 3
+                self._depths[host] = tuple(sorted({*self._depths.get(host, ()), depth}, reverse=True))
+
+    def locate(self, target: str, *, encoded: bool = False) -> Place:
+        """
+        Return where *target* points.
+
+        *encoded*: an ``s3://`` target has come through an HTTP client, which has
+        percent-encoded it.
+
+        Raises:
+            NotCovered: No origin holds it, or it must not be signed.
+        """
+        place = self._locate_bucket(target, encoded) if target[:5] == "s3://" else self._locate_url(target)
+        key = place.key
+        if ("/." in key or key[0] == ".") and not {".", ".."}.isdisjoint(key.split("/")):
+            raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
+        if not key.isascii():
+            try:
+                key.encode()
+            except UnicodeEncodeError:
+                raise NotCovered(
+                    f"{redact(target)} cannot be written as UTF-8: it has a lone surrogate"
+                ) from None
+        return place
+
+    def _locate_bucket(self, target: str, encoded: bool) -> Place:
+        bucket, _, key = target[5:].partition("/")
+        if bucket[:4] == "arn:":
+            name, _, key = key.partition("/")
+            bucket = f"{bucket}/{name}"
+        params: tuple[tuple[str, str], ...] = ()
+        if encoded:
+            key, _, query = key.partition("?")
+            key, params = _decoded(target, key), _parameters(target, query)
+        if not key:
+            raise NotCovered(f"{redact(target)} has no key: a target is s3://bucket/key")
+        holdings = self._buckets.get(bucket)
+        origin = holdings and holdings.find(key)
+        if not origin:
+            raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
+        return _place(Place, (origin, "", key, params))
+
+    def _locate_url(self, target: str) -> Place:
+        found = _URL(target)
+        if not found:
+            raise NotCovered(
+                f"{redact(target)!r} is no target: wanted s3://bucket/key or an https URL of an origin; "
+                f"origins: {self._said}"
+            )
+        scheme, netloc, path, query = found.groups(default="")
+        host = _host(scheme.lower(), netloc)
+        depths = self._depths.get(host)
+        if depths is None:
+            raise NotCovered(f"no origin is at {redact(host)}; origins: {self._said}")
+        # Some parsers drop control characters and read a backslash as a slash: two readings of one URL.
+        if _FORBIDDEN(target):
+            raise NotCovered(f"{redact(target)} has a control character or a backslash; escape it")
+        path = _decoded(target, path)
+        segments = path.split("/")
+        for depth in depths:
+            base = "/".join([host, *segments[1 : depth + 1], ""])
+            holdings = self._bases.get(base)
+            key = "/".join(segments[depth + 1 :])
+            origin = holdings.find(key) if holdings and key else None
+            if origin:
+                return Place(origin, _quoted_base(base), key, _parameters(target, query))
+        raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
+
+
+def _host(scheme: str, netloc: str) -> str:
+    """Return scheme and host as they are compared: ASCII lower case, the default port left out."""
+    if not netloc.isascii():  # lower() maps some other letters to ASCII ones
+        return ""
+    default = ":443" if scheme == "https" else ":80"
+    return f"{scheme}://{netloc.lower().removesuffix(default)}"
+
+
+def _quoted_base(base: str) -> str:
+    scheme, _, rest = base.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}/{quote(path, safe='/~')}"
+
+
+def _decoded(target: str, text: str) -> str:
+    if _BAD_ESCAPE(text):
+        raise NotCovered(f"{redact(target)} has a bad escape: % must be followed by two hex digits")
+    if "%" not in text:
+        return text
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise NotCovered(f"{redact(target)} is not UTF-8 once its escapes are read") from None
+
+
+def _parameters(target: str, query: str) -> tuple[tuple[str, str], ...]:
+    if not query:
+        return ()
+    if _BAD_ESCAPE(query):
+        raise NotCovered(f"the query of {redact(target)} has a bad escape")
+    try:
+        pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError:
+        raise NotCovered(f"the query of {redact(target)} is not UTF-8 once its escapes are read") from None
+    names = [name for name, _ in pairs]
+    other = set(names) - _QUERY_NAMES
+    if "X-Amz-Signature" in other or "Signature" in other:
+        raise NotCovered(f"{redact(target)} is signed already")
+    if other:
+        raise NotCovered(
+            f"{redact(target)} has the query parameter {min(other)[:40]!a}, which is not an object's; "
+            f"wanted {', '.join(sorted(_QUERY_NAMES))}"
+        )
+    if len(set(names)) < len(names):
+        raise NotCovered(f"{redact(target)} has a query parameter twice")
+    return pairs
+
+
+def _bases(origin: Origin) -> Iterator[str]:
+    """Yield every base URL at which *origin*'s objects can be asked for, host in lower case, path decoded."""
+    bucket = origin.bucket
+    for url in origin.urls:
+        yield _plain_base(url)
+    if origin.endpoint_url is not None:
+        endpoint = _plain_base(origin.endpoint_url)
+        yield f"{endpoint}{bucket}/"
+        scheme, _, host = endpoint.partition("://")
+        if _DNS_NAME(bucket):
+            yield f"{scheme}://{bucket}.{host}"
+        return
+    region = origin.region
+    suffix = "amazonaws.com.cn" if str(region).startswith("cn-") else "amazonaws.com"
+    access_point = _ACCESS_POINT(bucket)
+    if access_point:
+        _, account, name = access_point.groups()
+        for dualstack in ("", ".dualstack"):
+            yield f"https://{name}-{account}.s3-accesspoint{dualstack}.{region}.{suffix}/"
+        return
+    endpoints = [f"s3.{region}.{suffix}", f"s3.dualstack.{region}.{suffix}", f"s3-{region}.{suffix}"]
+    if suffix == "amazonaws.com":
+        endpoints.append("s3.amazonaws.com")
+    if region == "us-east-1":
+        endpoints.append("s3-external-1.amazonaws.com")
+    for endpoint in endpoints:
+        yield f"https://{endpoint}/{bucket}/"
+        if _DNS_NAME(bucket):
+            yield f"https://{bucket}.{endpoint}/"
+    if _DNS_LABEL(bucket) and suffix == "amazonaws.com":
+        yield f"https://{bucket}.s3-accelerate.amazonaws.com/"
+        yield f"https://{bucket}.s3-accelerate.dualstack.amazonaws.com/"
+
+
+def _plain_base(url: str) -> str:
+    parts = urlsplit(url)
+    path = unquote_to_bytes(parts.path).decode()
+    return f"{_host(parts.scheme.lower(), parts.netloc)}{path.rstrip('/')}/"

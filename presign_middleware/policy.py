@@ -1,0 +1,148 @@
+"""
+The life of a URL: when it is dated, how long it is served, and when it is renewed.
+
+Durations are seconds, instants are Unix seconds (UTC), and every function of time
+takes ``now``. Nothing here reads a clock.
+
+A URL signed at *date* for *L* seconds is
+
+* FRESH until a full rotation period has passed since *date*: served;
+* AGEING until fewer than *min_remaining* seconds are left: served, and renewed
+  after the response;
+* SPENT from then on: never served.
+"""
+
+from dataclasses import dataclass
+from math import floor, inf
+from typing import Literal, NamedTuple
+
+from .errors import ConfigurationError
+
+__all__ = ["FOREVER", "Credential", "Life", "Policy", "Rotation"]
+
+#: S3 accepts X-Amz-Expires of 1 s to 7 days; below a minute there is no room for three phases.
+SHORTEST, LONGEST = 60, 604_800
+
+
+class Credential(NamedTuple):
+    """What bounds the life of anything signed with a credential: from when until when it works."""
+
+    obtained: float
+    end: float
+    reason: Literal["credentials", "assumed"]
+
+
+#: A credential that never ends, such as a user's static key.
+FOREVER = Credential(-inf, inf, "credentials")
+
+
+class Life(NamedTuple):
+    """The instants of one signed URL."""
+
+    end: float  #: S3 refuses it after this
+    reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
+    fresh_until: float
+    ageing_until: float  #: SPENT from here on
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How URLs of one lifetime are dated and how long each is served. Made by `Policy.rotation`."""
+
+    lifetime: int  # seconds: X-Amz-Expires
+    min_remaining: float  # seconds that every URL handed out still has
+    ageing: float  # seconds of service after the rotation period
+    period: int  # seconds from one URL of an object to the next
+    signature_age: float  # seconds after which a bucket policy refuses a signature; inf: none
+
+    def date(self, phase: int, now: float) -> int:
+        """
+        Return X-Amz-Date for an object at *now*: the start of its present window.
+
+        *phase* is any integer that depends on the object alone, so that objects
+        turn over at different instants but every process turns at the same ones.
+        """
+        present = floor(now)
+        return present - (present - phase) % self.period
+
+    def life(self, date: int, credential: Credential = FOREVER) -> Life:
+        """Return the instants of a URL that was signed at *date* with *credential*."""
+        end: float = date + self.lifetime
+        reason = "lifetime"
+        if credential is FOREVER and self.signature_age == inf:  # static keys, which most have
+            return Life(end, reason, date + self.period, end - self.min_remaining)
+        if self.signature_age < self.lifetime:
+            end, reason = date + self.signature_age, "policy"
+        least, ageing = self.min_remaining, self.ageing
+        if credential.end != inf:
+            # A short session must not make every URL SPENT at birth: the bounds shrink with it.
+            span = credential.end - credential.obtained
+            least, ageing = min(least, span / 4), min(ageing, span / 10)
+            if credential.end < end:
+                end, reason = credential.end, credential.reason
+        return Life(end, reason, min(date + self.period, end - least - ageing), end - least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """
+    How long URLs live, and how they are served.
+
+    Raises:
+        ConfigurationError: Numbers with which no URL could be served; named in the message.
+    """
+
+    lifetime: int = 3600  # seconds, X-Amz-Expires: 60 to 604800
+    min_remaining: float | None = None  # seconds; None: a sixth of the lifetime, at most 300
+    ageing: float | None = None  # seconds; None: a tenth of the lifetime
+    skew: float = 0  # seconds that S3's clock is ahead of this host's
+    signature_age: float | None = None  # seconds; set it where a bucket policy limits s3:signatureAge
+    assumed_session: float = 900  # seconds a session token is taken to live when nobody knows
+    on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "pass"):
+            raise ConfigurationError(f'on_error must be "raise" or "pass", got {self.on_error!r}')
+        # An AGEING window of less than a second could pass between two requests of one page.
+        for name, least in (
+            ("min_remaining", 0),
+            ("ageing", 1),
+            ("signature_age", 1),
+            ("assumed_session", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value < inf:
+                raise ConfigurationError(f"{name} must be a number of seconds from {least} up, got {value!r}")
+        if not -86_400 <= self.skew <= 86_400:
+            raise ConfigurationError(f"skew must be within a day (86400 s), got {self.skew!r}")
+        self.rotation(self.lifetime)
+
+    def rotation(self, lifetime: int) -> Rotation:
+        """
+        Return how URLs that live for *lifetime* seconds are dated and served.
+
+        Raises:
+            ConfigurationError: *lifetime* is not an integer in 60..604800, or leaves
+                no whole second between one URL and the next.
+        """
+        if isinstance(lifetime, bool) or not isinstance(lifetime, int) or not SHORTEST <= lifetime <= LONGEST:
+            raise ConfigurationError(
+                f"lifetime must be a whole number of seconds from {SHORTEST} to {LONGEST}, got {lifetime!r}"
+            )
+        # Where a bucket policy ends signatures sooner, that is the life there is to divide.
+        span = lifetime if self.signature_age is None else min(lifetime, self.signature_age)
+        least = min(300, span / 6) if self.min_remaining is None else self.min_remaining
+        ageing = span / 10 if self.ageing is None else self.ageing
+        period = floor(span - least - ageing)
+        if period < 1:
+            raise ConfigurationError(
+                f"no time is left to serve a URL: of {span:g} s, min_remaining={least:g} and "
+                f"ageing={ageing:g} leave a rotation period of {span - least - ageing:g} s, wanted 1 or more"
+            )
+        return Rotation(
+            lifetime=lifetime,
+            min_remaining=least,
+            ageing=ageing,
+            period=period,
+            signature_age=inf if self.signature_age is None else self.signature_age,
+        )

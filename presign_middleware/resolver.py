@@ -1,0 +1,206 @@
+"""
+From an object to a URL: the decisions.
+
+There are two paths. The *quick* one is a plain function without any I/O: what this
+request or this process holds, else a signature that needs nothing but a hash. The
+other is a coroutine, written once for threads and event loops: it decides, and its
+`Effects` do whatever may wait.
+
+An object is resolved by one *flight* at a time. Whoever opens it must land it;
+whoever else wants the object waits for it. A flight's failure is shared by those
+who wait for that object and by nobody else; a flight whose leader is gone is begun
+anew by one of those who waited.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+from .errors import SigningError
+from .local import Entry, Flight, Flights, Table
+from .metrics import Counts
+from .objects import S3Object
+from .scope import Scope
+
+__all__ = ["Clock", "Effects", "Resolver", "Signing"]
+
+#: Uploads and deletions are signed each time: handing one signature to two callers helps nobody.
+_KEPT_METHODS = frozenset({"GET", "HEAD"})
+
+Fly = Callable[[Sequence[Flight], "Effects"], Coroutine[Any, Any, None]]
+
+
+class Clock(Protocol):
+    """Wall and monotonic time. The ``time`` module is one; a test can hand in another."""
+
+    def time(self) -> float:
+        """Return Unix seconds."""
+
+    def monotonic(self) -> float:
+        """Return seconds from some fixed instant."""
+
+
+class Signing(Protocol):
+    """Whoever can sign."""
+
+    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | None:
+        """Return a new URL, or None when `prepare` must come first. No I/O. Raises SigningError."""
+
+    def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
+        """Do what *objects* need before they can be signed; return those that failed. May block."""
+
+
+class Effects(Protocol):
+    """What the coroutine core cannot decide: how to wait, and where."""
+
+    flights: Flights
+
+    async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
+        """See to it that `fly` lands *opened*, whatever becomes of the caller."""
+
+    async def join(self, flight: Flight) -> Entry | SigningError | None:
+        """Wait for *flight*, for a bounded time; None: it was abandoned."""
+
+    async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
+        """`Signing.prepare`, where it may block."""
+
+
+class Resolver:
+    """Finds or makes the URL of an object. Reads the clock, does no I/O of its own."""
+
+    def __init__(
+        self, signing: Signing, table: Table, flights: Flights, counts: Counts, clock: Clock
+    ) -> None:
+        self._signing = signing
+        self._table = table
+        self._flights = flights
+        self._counts = counts
+        self._time = clock.time
+        self._monotonic = clock.monotonic
+        self._lock = Lock()
+
+    def quick(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry | None]:
+        """
+        Return the URL of each of *objects* for which nothing has to be waited for, else None.
+
+        *aliases* has, for each object, the text that named it, if that text alone names it.
+
+        Raises:
+            SigningError: One of them cannot be signed.
+        """
+        wall, monotonic = self._time(), self._monotonic()
+        with self._lock:  # one signature an object, however many threads ask at once
+            entries = []
+            for obj, alias in zip(objects, aliases, strict=True):
+                entry = self._known(obj, scope, wall, monotonic)
+                if entry is None and not self._flights.has(obj):
+                    entry = self._sign(obj, alias, wall, monotonic)
+                elif entry is not None and alias is not None and entry.alias is None:
+                    self._table.name(entry, alias)
+                if entry is not None and scope is not None and obj.method in _KEPT_METHODS:
+                    scope.remember(entry)
+                entries.append(entry)
+            return entries
+
+    async def resolve(
+        self, objects: Sequence[S3Object], scope: Scope | None, effects: Effects
+    ) -> list[Entry | SigningError]:
+        """Return the URL of each of *objects*, or why there is none, in their order."""
+        answers: dict[S3Object, Entry | SigningError] = {}
+        wanted = list(dict.fromkeys(objects))
+        self._counts.from_flight += len(objects) - len(wanted)
+        while wanted:
+            opened, joined = effects.flights.board(wanted)
+            await effects.launch(opened, self._fly)
+            wanted = []
+            for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
+                answer = await effects.join(flight)
+                if answer is None:
+                    wanted.append(flight.object)
+                    continue
+                answers[flight.object] = answer
+                if isinstance(answer, SigningError):
+                    self._counts.failed += 1
+                    continue
+                if not is_mine:
+                    self._counts.from_flight += 1
+                if scope is not None and answer.object.method in _KEPT_METHODS:
+                    scope.remember(answer)
+        return [answers[obj] for obj in objects]
+
+    async def _fly(self, flights: Sequence[Flight], effects: Effects) -> None:
+        """Land every one of *flights*."""
+        try:
+            wanting = [flight for flight in flights if not self._land_held(flight, effects)]
+            if wanting:
+                refused = await effects.prepare([flight.object for flight in wanting])
+                for flight in wanting:
+                    answer = refused.get(flight.object) or self._signed(flight.object)
+                    effects.flights.land(flight, answer)
+        except Exception as error:  # a defect of ours must not strand those who wait
+            for flight in flights:
+                if not flight.future.done():
+                    failure = SigningError(f"resolving failed: {type(error).__name__}")
+                    failure.__cause__ = error
+                    effects.flights.land(flight, failure)
+        finally:
+            effects.flights.abandon(flights)
+
+    def _land_held(self, flight: Flight, effects: Effects) -> bool:
+        # Between the quick path and take-off another may have landed this very object.
+        with self._lock:
+            entry = self._known(flight.object, None, self._time(), self._monotonic())
+        if entry is None:
+            return False
+        effects.flights.land(flight, entry)
+        return True
+
+    def _signed(self, obj: S3Object) -> Entry | SigningError:
+        try:
+            with self._lock:
+                entry = self._sign(obj, None, self._time(), self._monotonic())
+        except SigningError as error:
+            return error
+        if entry is None:
+            return SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")
+        return entry
+
+    # The rest is called with the lock held.
+
+    def _sign(self, obj: S3Object, alias: str | None, wall: float, monotonic: float) -> Entry | None:
+        entry = self._signing.sign(obj, wall, monotonic)
+        if entry is not None:
+            self._counts.from_signer += 1
+            if obj.method in _KEPT_METHODS:
+                self._table.put(entry, alias)
+        return entry
+
+    def _known(self, obj: S3Object, scope: Scope | None, wall: float, monotonic: float) -> Entry | None:
+        """Return what this request or this process holds of *obj* and may serve."""
+        if scope is not None:
+            entry = scope.seen(obj)
+            if entry is not None and _servable(entry, scope, wall, monotonic):
+                self._counts.from_scope += 1
+                return entry
+        entry = self._table.get(obj)
+        if entry is None or not _servable(entry, scope, wall, monotonic):
+            return None
+        entry.used = True
+        self._counts.from_local += 1
+        return entry
+
+
+def _servable(entry: Entry, scope: Scope | None, wall: float, monotonic: float) -> bool:
+    """
+    Return whether *entry* may be served to *scope*.
+
+    An AGEING entry is, except to a scope that is older than half the AGEING window:
+    a websocket or a job has no response after which it could be renewed.
+    """
+    if entry.is_fresh(wall, monotonic):
+        return True
+    if entry.is_spent(wall, monotonic):
+        return False
+    return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2

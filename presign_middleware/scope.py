@@ -1,0 +1,99 @@
+"""
+One incoming request: what it has resolved, and with which presigner.
+
+A scope is an object in a context variable, so it reaches everything that runs on
+the request's behalf: sync endpoints in a thread pool, child tasks, ``gather``,
+``to_thread``. It holds mutable state that all of them share.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+from .local import Entry
+from .objects import S3Object
+
+__all__ = ["Scope", "catching", "current", "paused"]
+
+#: A scope that serves a websocket or a job for hours must not grow without bound.
+MOST_OBJECTS = 10_000
+
+_current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
+_paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
+
+
+class Scope:
+    """
+    One request and the URLs it has met. A context manager, sync and async.
+
+    After it has ended it keeps naming its presigner, for tasks that outlive the
+    request, but remembers nothing any more.
+    """
+
+    __slots__ = ("_outer", "_seen", "ended", "opened", "presigner")
+
+    def __init__(self, presigner: Any, opened: float) -> None:  # Any: Presigner is a room above this one
+        self.presigner = presigner
+        self.opened = opened  # monotonic seconds
+        self.ended = False
+        self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
+        self._outer: Scope | None = None
+
+    def seen(self, obj: S3Object) -> Entry | None:
+        """Return what this request has resolved *obj* to."""
+        entry = self._seen.get(obj)
+        if entry is None:
+            return None
+        try:
+            self._seen.move_to_end(obj)
+        except KeyError:  # another thread of this request dropped it just now
+            return None
+        return entry
+
+    def remember(self, entry: Entry) -> None:
+        """Keep *entry* for the rest of this request; the least recently used of 10,000 leaves."""
+        if self.ended:
+            return
+        self._seen[entry.object] = entry
+        if len(self._seen) > MOST_OBJECTS:
+            with suppress(KeyError):  # another thread of this request may have ended it just now
+                self._seen.popitem(last=False)
+
+    def __enter__(self) -> "Scope":
+        self._outer = _current.get()
+        _current.set(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # set(), not reset(): a WSGI iterable may be closed in another context.
+        _current.set(self._outer)
+        self.ended = True
+        self._seen.clear()
+
+    async def __aenter__(self) -> "Scope":
+        return self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.__exit__()
+
+
+#: Return the scope of the request being served here, or None. The context variable's
+#: own method, because it is asked for on every URL.
+current = _current.get
+
+
+def catching() -> bool:
+    """Return whether hooks may sign here: false inside `paused`."""
+    return not _paused.get()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Catch nothing inside, in the tasks and threads started there either."""
+    token = _paused.set(True)
+    try:
+        yield
+    finally:
+        _paused.reset(token)
