@@ -3,7 +3,7 @@
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, overload
 
 import wrapt
@@ -53,45 +53,71 @@ def presigned(presigner: Any = None, /, *, arg: str | None = None) -> Any:
 
 def _decorate(function: Any, presigner: Presigner | None, arg: str | None) -> Any:
     plain = getattr(function, "__func__", function)  # of a staticmethod or classmethod
-    position, name = _argument(plain, arg)
+    target = _Target(plain, arg, presigner, is_static=isinstance(function, staticmethod))
+    wrapper: Callable[..., Any] = target.call
+    if inspect.isasyncgenfunction(plain):
+        wrapper = target.iterate
+    elif inspect.iscoroutinefunction(plain):
+        wrapper = target.acall
+    return wrapt.FunctionWrapper(function, wrapper)
 
-    def chosen() -> Presigner:
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+
+class _Target:
+    """The argument that is a target, and the three ways of calling with its URL."""
+
+    def __init__(
+        self, function: Any, arg: str | None, presigner: Presigner | None, *, is_static: bool
+    ) -> None:
+        self._position, self._name = _argument(function, arg)
+        self._presigner = presigner
+        self._is_static = is_static
+        self._function = function.__qualname__
+
+    def call(self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords) -> Any:
+        target, go = self._taken(wrapped, instance, args, kwargs)
+        return go(target if target is _MISSING else self._chosen().url(target))
+
+    async def acall(self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords) -> Any:
+        target, go = self._taken(wrapped, instance, args, kwargs)
+        return await go(target if target is _MISSING else await self._chosen().aurl(target))
+
+    async def iterate(
+        self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords
+    ) -> AsyncIterator[Any]:
+        target, go = self._taken(wrapped, instance, args, kwargs)
+        async for item in go(target if target is _MISSING else await self._chosen().aurl(target)):
+            yield item
+
+    def _chosen(self) -> Presigner:
+        if self._presigner is not None:
+            return self._presigner
         scope = current()
-        if presigner is not None:
-            return presigner
         if scope is None:
             raise ConfigurationError(
-                f"@presigned {plain.__qualname__}() was called outside any request and has no presigner "
-                "of its own: call it inside `with presigner.scope():`, add PresignMiddleware to the application, "
+                f"@presigned {self._function}() was called outside any request and has no presigner: "
+                "call it inside `with presigner.scope():`, add PresignMiddleware to the application, "
                 "or write @presigned(presigner)"
             )
-        found: Presigner = scope.presigner
-        return found
+        presigner: Presigner = scope.presigner
+        return presigner
 
-    def taken(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the target and how to call with its URL."""
+    def _taken(
+        self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords
+    ) -> tuple[Any, Callable[[Any], Any]]:
+        """Return the target, and what calls the function with its URL."""
+        name = self._name
         if name in kwargs:
             return kwargs[name], lambda url: wrapped(*args, **{**kwargs, name: url})
         # wrapt hands over a method's arguments without its self or cls.
-        at = position - (instance is not None and not isinstance(function, staticmethod))
-        if not 0 <= at < len(args):
+        at = self._position - (instance is not None and not self._is_static)
+        if self._position < 0 or not 0 <= at < len(args):
             inspect.signature(wrapped).bind(*args, **kwargs)  # says in Python's own words what is missing
             return _MISSING, lambda _: wrapped(*args, **kwargs)
         return args[at], lambda url: wrapped(*args[:at], url, *args[at + 1 :], **kwargs)
-
-    if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
-
-        async def acall(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            target, go = taken(wrapped, instance, args, kwargs)
-            return await go(target if target is _MISSING else await chosen().aurl(target))
-
-        return wrapt.FunctionWrapper(function, acall)
-
-    def call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        target, go = taken(wrapped, instance, args, kwargs)
-        return go(target if target is _MISSING else chosen().url(target))
-
-    return wrapt.FunctionWrapper(function, call)
 
 
 #: The argument was left out and has a default: there is nothing to sign.
@@ -99,12 +125,9 @@ _MISSING = object()
 
 
 def _argument(function: Any, arg: str | None) -> tuple[int, str]:
-    """Return position and name of the argument that is the target."""
-    names = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+    """Return position and name of the argument that is the target; -1 where it has a name only."""
+    parameters = inspect.signature(function).parameters
+    names = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if arg is None:
         # Outside of classes there is no self to step over; inside, it is never the target.
         arg = "url" if "url" in names else next((n for n in names if n not in ("self", "cls")), None)
@@ -113,4 +136,4 @@ def _argument(function: Any, arg: str | None) -> tuple[int, str]:
             f"@presigned {function.__qualname__}() has no argument {arg or 'at all'}; "
             f"it has: {', '.join(names)}"
         )
-    return names.index(arg), arg
+    return -1 if parameters[arg].kind is inspect.Parameter.KEYWORD_ONLY else names.index(arg), arg

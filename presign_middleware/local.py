@@ -17,6 +17,10 @@ from .policy import Life
 __all__ = ["Entry", "Flight", "Flights", "Table"]
 
 
+#: Seconds by which a date may lie ahead of the wall clock.
+_AHEAD = 5
+
+
 class Entry:
     """
     A signed URL in this process.
@@ -43,23 +47,27 @@ class Entry:
         "used",
     )
 
-    #: Seconds by which a date may lie ahead of the wall clock.
-    AHEAD = 5
-
     def __init__(
-        self, obj: S3Object, url: str, date: int, life: Life, skew: float, wall: float, monotonic: float
+        self,
+        obj: S3Object,
+        url: str,
+        date: int,
+        life: Life,
+        since: int,  # the instant that *life* is counted from
+        skew: float,  # seconds by which S3's clock, in which *life* is told, is ahead of this host's
+        offset: float,  # monotonic time less wall time, at present
     ) -> None:
+        end, self.reason, fresh_until, ageing_until = life
         self.object = obj
         self.url = url
         self.date = date
-        self.end, self.reason, fresh_until, ageing_until = life
-        # Life is told in S3's time; these are this host's.
-        self.born = date - skew - self.AHEAD
-        self.fresh_until = fresh_until - skew
-        self.ageing_until = ageing_until - skew
-        offset = monotonic - wall
-        self.fresh_until_monotonic = self.fresh_until + offset
-        self.ageing_until_monotonic = self.ageing_until + offset
+        self.end = end + since
+        host = since - skew
+        self.born = date - skew - _AHEAD
+        self.fresh_until = fresh_until = fresh_until + host
+        self.ageing_until = ageing_until = ageing_until + host
+        self.fresh_until_monotonic = fresh_until + offset
+        self.ageing_until_monotonic = ageing_until + offset
         self.alias: str | None = None
         self.used = False
 

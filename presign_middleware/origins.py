@@ -208,7 +208,7 @@ class Coverage:
             NotCovered: No origin holds it, or it must not be signed.
         """
         place = self._locate_bucket(target, encoded) if target[:5] == "s3://" else self._locate_url(target)
-        key = place.key
+        key = place[2]
         if ("/." in key or key[0] == ".") and not {".", ".."}.isdisjoint(key.split("/")):
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
         if not key.isascii():

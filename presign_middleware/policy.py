@@ -69,8 +69,6 @@ class Rotation:
         """Return the instants of a URL that was signed at *date* with *credential*."""
         end: float = date + self.lifetime
         reason = "lifetime"
-        if credential is FOREVER and self.signature_age == inf:  # static keys, which most have
-            return Life(end, reason, date + self.period, end - self.min_remaining)
         if self.signature_age < self.lifetime:
             end, reason = date + self.signature_age, "policy"
         least, ageing = self.min_remaining, self.ageing

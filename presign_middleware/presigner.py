@@ -156,7 +156,7 @@ class Presigner:
             if scope.seen(entry.object) is entry:
                 self.counts.from_scope += 1
                 return entry.url
-        return self._entries([target], method, params, lifetime)[0].url
+        return self._entry(target, method, params, lifetime).url
 
     async def aurl(
         self,
@@ -167,7 +167,7 @@ class Presigner:
         lifetime: int | None = None,
     ) -> str:
         """Return what `url` returns, without ever blocking the event loop."""
-        return (await self._aentries([target], method, params, lifetime))[0].url
+        return (await self._aentry(target, method, params, lifetime)).url
 
     def urls(
         self,
@@ -200,7 +200,7 @@ class Presigner:
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return the URL of *target* and what is known of it. Raises as `url` does."""
-        return _signed_url(self._entries([target], method, params, lifetime)[0], target)
+        return _signed_url(self._entry(target, method, params, lifetime), target)
 
     async def aresolve(
         self,
@@ -211,7 +211,7 @@ class Presigner:
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return what `resolve` returns, without ever blocking the event loop."""
-        return _signed_url((await self._aentries([target], method, params, lifetime))[0], target)
+        return _signed_url(await self._aentry(target, method, params, lifetime), target)
 
     def scope(self) -> Scope:
         """
@@ -289,16 +289,14 @@ class Presigner:
         if headers:
             self._refuse_first(self._signing.prepare([obj]))
             return self._sign_once(obj, headers)
-        entry = self._resolver.quick([obj], [None], self._scope())[0]
-        return (entry or self._wait([obj])[0]).url
+        return (self._resolver.quick(obj, None, self._scope()) or self._wait([obj])[0]).url
 
     async def aurl_of(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `url_of` returns, without ever blocking the event loop."""
         if headers:
             self._refuse_first(await self._effects().prepare([obj]))
             return self._sign_once(obj, headers)
-        entry = self._resolver.quick([obj], [None], self._scope())[0]
-        return (entry or (await self._await([obj]))[0]).url
+        return (self._resolver.quick(obj, None, self._scope()) or (await self._await([obj]))[0]).url
 
     # From a target to an object.
 
@@ -341,6 +339,28 @@ class Presigner:
         scope = current()
         return scope if scope is not None and scope.presigner is self else None
 
+    def _entry(
+        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
+    ) -> Entry:
+        obj, alias = self._asked(target, method, params, lifetime)
+        return self._resolver.quick(obj, alias, self._scope()) or self._wait([obj])[0]
+
+    async def _aentry(
+        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
+    ) -> Entry:
+        obj, alias = self._asked(target, method, params, lifetime)
+        return self._resolver.quick(obj, alias, self._scope()) or (await self._await([obj]))[0]
+
+    def _asked(
+        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
+    ) -> tuple[S3Object, str | None]:
+        """Return the object, and the alias if *target* alone names it."""
+        if not isinstance(target, str):
+            target = str(target)
+        if method == "GET" and params is None and lifetime is None:
+            return self._named_object(target), target
+        return self._object(target, method, params, lifetime), None
+
     def _entries(
         self,
         targets: Iterable[str],
@@ -378,7 +398,7 @@ class Presigner:
         else:
             objects = [self._object(target, method, params, lifetime) for target in wanted]
             aliases = [None] * len(wanted)
-        return objects, self._resolver.quick(objects, aliases, self._scope())
+        return objects, self._resolver.quick_all(objects, aliases, self._scope())
 
     def _named_object(self, target: str) -> S3Object:
         """Return the object that *target* alone names."""
@@ -415,6 +435,7 @@ class Presigner:
 
     def _refuse_first(self, refused: Mapping[S3Object, SigningError]) -> None:
         for error in refused.values():
+            self.counts.failed += 1
             raise error
 
 

@@ -9,8 +9,12 @@ import re
 
 __all__ = ["RedactSignatures", "redact"]
 
+#: A secret parameter and its value, in a URL or in one that was quoted into another, once or twice.
 _SECRETS = re.compile(
-    r"(?i)\b(X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId)(=|%3D)[^&\s\"'<>)\]]+"
+    r"((?:(?<![A-Za-z-])|(?<=%3F)|(?<=%26)|(?<=%253F)|(?<=%2526))"
+    r"(?:X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId)(?:=|%3D|%253D))"
+    r"""[^&\s"'<>)\]]+?(?=&|%26|%2526|[\s"'<>)\]]|$)""",
+    re.IGNORECASE,
 )
 
 
@@ -27,13 +31,13 @@ class RedactSignatures(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite *record* if its text holds a signature; always keep it."""
         text = record.getMessage()
-        clean = _SECRETS.sub(r"\1\2[redacted]", text)
+        clean = _SECRETS.sub(r"\1[redacted]", text)
         if clean != text:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_text is None:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
-            record.exc_text = _SECRETS.sub(r"\1\2[redacted]", record.exc_text)
+            record.exc_text = _SECRETS.sub(r"\1[redacted]", record.exc_text)
         return True
 
 

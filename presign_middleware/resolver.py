@@ -79,30 +79,28 @@ class Resolver:
         self._monotonic = clock.monotonic
         self._lock = Lock()
 
-    def quick(
-        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
-    ) -> list[Entry | None]:
+    def quick(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry | None:
         """
-        Return the URL of each of *objects* for which nothing has to be waited for, else None.
+        Return the URL of *obj* if nothing has to be waited for, else None.
 
-        *aliases* has, for each object, the text that named it, if that text alone names it.
+        *alias* is the text that named the object, if that text alone names it.
 
         Raises:
-            SigningError: One of them cannot be signed.
+            SigningError: The object cannot be signed.
         """
-        wall, monotonic = self._time(), self._monotonic()
         with self._lock:  # one signature an object, however many threads ask at once
-            entries = []
-            for obj, alias in zip(objects, aliases, strict=True):
-                entry = self._known(obj, scope, wall, monotonic)
-                if entry is None and not self._flights.has(obj):
-                    entry = self._sign(obj, alias, wall, monotonic)
-                elif entry is not None and alias is not None and entry.alias is None:
-                    self._table.name(entry, alias)
-                if entry is not None and scope is not None and obj.method in _KEPT_METHODS:
-                    scope.remember(entry)
-                entries.append(entry)
-            return entries
+            return self._quick(obj, alias, scope, self._time(), self._monotonic())
+
+    def quick_all(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry | None]:
+        """Return what `quick` returns for each of *objects*."""
+        wall, monotonic = self._time(), self._monotonic()
+        with self._lock:
+            return [
+                self._quick(obj, alias, scope, wall, monotonic)
+                for obj, alias in zip(objects, aliases, strict=True)
+            ]
 
     async def resolve(
         self, objects: Sequence[S3Object], scope: Scope | None, effects: Effects
@@ -169,6 +167,18 @@ class Resolver:
 
     # The rest is called with the lock held.
 
+    def _quick(
+        self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
+    ) -> Entry | None:
+        entry = self._known(obj, scope, wall, monotonic)
+        if entry is None:
+            entry = None if self._flights.has(obj) else self._sign(obj, alias, wall, monotonic)
+        elif alias is not None and entry.alias is None:
+            self._table.name(entry, alias)
+        if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
+            scope.remember(entry)
+        return entry
+
     def _sign(self, obj: S3Object, alias: str | None, wall: float, monotonic: float) -> Entry | None:
         entry = self._signing.sign(obj, wall, monotonic)
         if entry is not None:
@@ -185,7 +195,9 @@ class Resolver:
                 self._counts.from_scope += 1
                 return entry
         entry = self._table.get(obj)
-        if entry is None or not _servable(entry, scope, wall, monotonic):
+        if entry is None:
+            return None
+        if not (entry.is_fresh(wall, monotonic) or _servable(entry, scope, wall, monotonic)):
             return None
         entry.used = True
         self._counts.from_local += 1
@@ -199,8 +211,6 @@ def _servable(entry: Entry, scope: Scope | None, wall: float, monotonic: float) 
     An AGEING entry is, except to a scope that is older than half the AGEING window:
     a websocket or a job has no response after which it could be renewed.
     """
-    if entry.is_fresh(wall, monotonic):
-        return True
     if entry.is_spent(wall, monotonic):
         return False
     return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2

@@ -66,7 +66,7 @@ class Signer:
     request. See "Authenticating Requests: Using Query Parameters" in the S3 reference.
     """
 
-    __slots__ = ("_base", "_canonical", "_day", "_hmac", "_midnight", "_query", "_root", "_scope")
+    __slots__ = ("_base", "_canonical", "_day", "_inner", "_midnight", "_outer", "_query", "_root", "_scope")
 
     def __init__(
         self, plan: "Plan", snapshot: Snapshot, day: int, lifetime: int, values: Mapping[str, str]
@@ -102,9 +102,11 @@ class Signer:
         self._base = plan.base
         self._root = f"{plan.method}\n{plan.root}"
         self._scope = f"\n{scope}\n"
-        # Copying a keyed HMAC takes a third of the time of keying one.
-        key = signing_key(snapshot.secret_key, self._day, plan.region, plan.service)
-        self._hmac = hmac.new(key, digestmod="sha256")
+        # HMAC is two hashes, each begun with the key (RFC 2104). Copies of the two begun
+        # ones sign in a quarter of the time of hmac.digest, the most of a signature's cost.
+        key = signing_key(snapshot.secret_key, self._day, plan.region, plan.service).ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in key]))
+        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in key]))
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*, an instant of this day."""
@@ -112,10 +114,11 @@ class Signer:
         instant = f"{self._day}{_MINUTES[minute]}{_SECONDS[second]}"
         before, after = self._canonical
         request = hashlib.sha256(f"{self._root}{path}{before}{instant}{after}".encode()).hexdigest()
-        keyed = self._hmac.copy()
-        keyed.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request}".encode())
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request}".encode())
+        outer.update(inner.digest())
         before, after = self._query
-        return f"{self._base}{path}{before}{instant}{after}{keyed.hexdigest()}"
+        return f"{self._base}{path}{before}{instant}{after}{outer.hexdigest()}"
 
 
 class Plan:
@@ -152,7 +155,7 @@ class Recipe:
     Holds one `Signer` a UTC day. *plan* is None where boto3 signs.
     """
 
-    __slots__ = ("_params", "_signers", "plan", "rotation", "snapshot")
+    __slots__ = ("_params", "_signers", "plan", "rotation", "snapshot", "standing_life")
 
     def __init__(
         self, plan: Plan | None, snapshot: Snapshot, rotation: Rotation, params: tuple[tuple[str, str], ...]
@@ -160,6 +163,8 @@ class Recipe:
         self.plan = plan
         self.snapshot = snapshot
         self.rotation = rotation
+        #: The life of every URL, counted from its date, where no credential cuts it short.
+        self.standing_life = rotation.life(0) if snapshot.life is FOREVER else None
         self._params = params
         self._signers: dict[int, Signer] = {}
 
@@ -297,7 +302,10 @@ class OriginSigning:
             self._counts.signed += 1
         else:
             url, date = self._sign_by_boto(obj, snapshot, {})
-        entry = Entry(obj, url, date, recipe.rotation.life(date, snapshot.life), skew, wall, monotonic)
+        life, since = recipe.standing_life, date
+        if life is None:
+            life, since = recipe.rotation.life(date, snapshot.life), 0
+        entry = Entry(obj, url, date, life, since, skew, monotonic - wall)
         if not entry.born <= wall < entry.ageing_until:
             raise SigningError(_why_spent(obj, entry, wall, by_plan=plan is not None))
         return entry

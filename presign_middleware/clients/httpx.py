@@ -11,12 +11,13 @@ its method and never calls ``super()`` passes by the hook; give that client a
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..presigner import Presigner
-from .catching import Catch, Verdict, judge
+from .catching import Catch, judge
 from .hooking import Hook
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ OPT_OUT = "presign"
 #: Request extension in which the first hop's origin travels to its redirects.
 _FIRST = "presign.first"
 
+#: The origin of the first hop that the present ``send`` has made: for transports that lose extensions.
+_sending: ContextVar["_Sending | None"] = ContextVar("presign_sending", default=None)
+
 #: A transport may wrap a transport; deeper than this is a circle.
 _DEEPEST = 8
 
@@ -47,6 +51,8 @@ class PresignTransport(_Transport):
         httpx.AsyncClient(transport=PresignTransport(presigner, httpx.AsyncHTTPTransport(retries=2)))
 
     It signs inside and outside of scopes. *transport* sends; None: the client library's own.
+    Put it outside of transports that make requests of their own: a redirect's first hop is
+    known by the request's extensions, which such a transport may lose.
     """
 
     def __init__(self, presigner: Presigner, transport: Any = None) -> None:
@@ -102,6 +108,8 @@ class HttpxHooks:
         self._hooks: dict[tuple[type, str], Hook] = {}
         self._hook(library.HTTPTransport, "handle_request", _sync_hook)
         self._hook(library.AsyncHTTPTransport, "handle_async_request", _async_hook)
+        self._hook(library.Client, "send", _send_hook)
+        self._hook(library.AsyncClient, "send", _asend_hook)
         for client in (library.Client, library.AsyncClient):
             self._hook(client, "_transport_for_url", self._meet)
 
@@ -146,6 +154,37 @@ class HttpxHooks:
                 self._hook(owner, name, make)
 
 
+class _Sending:
+    """One call of a client's ``send``: a fetch with its redirects."""
+
+    __slots__ = ("first",)
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+
+    def __enter__(self) -> None:
+        _sending.set(self)
+
+    def __exit__(self, *exc: object) -> None:
+        _sending.set(None)
+
+
+def _send_hook(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
+    def send(*args: Any, **kwargs: Any) -> Any:
+        with _Sending():
+            return original(*args, **kwargs)
+
+    return send
+
+
+def _asend_hook(original: Callable[..., Awaitable[Any]], hook: Hook) -> Callable[..., Awaitable[Any]]:
+    async def send(*args: Any, **kwargs: Any) -> Any:
+        with _Sending():
+            return await original(*args, **kwargs)
+
+    return send
+
+
 def _sync_hook(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
     def handle_request(transport: Any, request: Any) -> Any:
         return original(transport, _signed(request, None) if hook.active else request)
@@ -177,10 +216,15 @@ def _judged(request: Any, presigner: Presigner | None) -> Catch | None:
     if extensions.get(OPT_OUT) is False:
         return None
     headers: Mapping[str, str] = request.headers  # names are looked up and listed in lower case
-    verdict: Verdict = judge(presigner, str(request.url), request.method, headers, extensions.get(_FIRST))
+    sending = _sending.get()
+    first = extensions.get(_FIRST, sending.first if sending is not None else None)
+    verdict = judge(presigner, str(request.url), request.method, headers, first)
     if verdict.first is not None:
-        # The client hands a request's extensions on to the request it makes of a redirect.
+        # The client hands a request's extensions on to the request it makes of a redirect,
+        # also when the application follows the redirect by itself.
         extensions[_FIRST] = verdict.first
+        if sending is not None:
+            sending.first = verdict.first
     return verdict.catch
 
 
