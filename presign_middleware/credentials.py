@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from math import inf
 from threading import Lock
+from time import sleep
 from typing import Any, NamedTuple
 
 from .errors import ConfigurationError, SigningError
@@ -23,6 +24,9 @@ logger = logging.getLogger("presign_middleware.credentials")
 
 #: Seconds before the end at which botocore begins to renew credentials on its own.
 BOTOCORE_RENEWS = 900
+
+#: Attempts, a millisecond apart, to read credentials between two renewals of theirs.
+_MOST_READS = 1_000
 
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
@@ -59,9 +63,9 @@ class Source:
         """Return the snapshot in use, or None when the source is to be asked."""
         return self._snapshot if now < self._due else None
 
-    def renew(self, now: float) -> None:
+    def renew(self, now: float) -> Snapshot:
         """
-        Ask the source, unless another caller has just done so. May block on I/O.
+        Ask the source, unless another caller has just done so, and return the snapshot. May block on I/O.
 
         Raises:
             SigningError: There are no credentials, or the source failed and those
@@ -70,8 +74,8 @@ class Source:
         if not self._lock.acquire(timeout=PATIENCE):
             raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
         try:
-            if now < self._due:
-                return
+            if self._snapshot is not None and now < self._due:
+                return self._snapshot
             try:
                 fresh = self._fetch(now)
             except SigningError:
@@ -91,6 +95,7 @@ class Source:
                 fresh = held
             self._due = self._next(fresh, now)
             self._snapshot = fresh
+            return fresh
         finally:
             self._lock.release()
 
@@ -102,12 +107,7 @@ class Source:
                 f"origin {self._origin.name!r}: no credentials were found. Set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give Origin(profile=...), session=... or client=..."
             )
-        # The end is read before and after the keys, so that both are of one credential.
-        while True:
-            frozen = self._credentials.get_frozen_credentials()
-            end = _end(self._credentials)
-            if frozen == self._credentials.get_frozen_credentials() and end == _end(self._credentials):
-                break
+        frozen, end = _read(self._credentials)
         if not frozen.access_key or not frozen.secret_key:
             raise SigningError(f"origin {self._origin.name!r}: its credentials have no key")
         return Snapshot(
@@ -151,10 +151,22 @@ def _find(origin: Origin) -> Any:
     return boto_session(origin).get_credentials()
 
 
-def _end(credentials: Any) -> float | None:
+def _read(credentials: Any) -> tuple[Any, float | None]:
+    """Return the keys and their end, of one and the same credential. May block on I/O."""
+    frozen = credentials.get_frozen_credentials()
     # Only credentials that renew themselves know their end; botocore has no public name for it.
-    end = getattr(credentials, "_expiry_time", None)
-    return end.timestamp() if isinstance(end, datetime) else None
+    if not isinstance(getattr(credentials, "_expiry_time", None), datetime):
+        return frozen, None
+    for _ in range(_MOST_READS):
+        # Another thread may be renewing them. It sets the keys, then the end, then the frozen
+        # copy: when copy and keys agree and the end stood still meanwhile, all are of one.
+        end = credentials._expiry_time
+        frozen = credentials._frozen_credentials
+        keys = (credentials._access_key, credentials._secret_key, credentials._token)
+        if keys == tuple(frozen[:3]) and end == credentials._expiry_time:
+            break
+        sleep(0.001)
+    return frozen, end.timestamp()
 
 
 def boto_session(origin: Origin) -> Any:
@@ -175,10 +187,12 @@ def effective(origin: Origin) -> Origin:
     Return *origin* with everything it left to boto3 filled in: its region, and with a client its endpoint.
 
     Raises:
-        ConfigurationError: boto3's configuration has no region either.
+        ConfigurationError: boto3's configuration has no region either, or no such profile.
     """
     if origin.client is not None:
         return _of_client(origin)
+    if origin.profile is not None:
+        boto_session(origin)  # says now, and not at the first request, that there is no such profile
     if origin.region is not None:
         return origin
     region = origin.arn_region or boto_session(origin).region_name

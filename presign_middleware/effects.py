@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 from .errors import SigningError
@@ -41,6 +42,13 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking effect suspended")  # a defect: an asyncio effect was handed in
 
 
+def _by_origin(objects: Sequence[S3Object]) -> dict[str, list[S3Object]]:
+    groups: dict[str, list[S3Object]] = {}
+    for obj in objects:
+        groups.setdefault(obj.origin, []).append(obj)
+    return groups
+
+
 def _waited(flight: Flight) -> SigningError:
     return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
 
@@ -51,6 +59,10 @@ class BlockingEffects:
     def __init__(self, signing: Signing, flights: Flights) -> None:
         self.flights = flights
         self._signing = signing
+
+    def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
+        """Return *objects* by origin: while one hangs, nobody has to wait for this thread's others."""
+        return list(_by_origin(objects).values())
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Land *opened* here and now."""
@@ -97,28 +109,35 @@ class AsyncioEffects:
         self.flights = flights
         self._signing = signing
         self._pool = pool
-        self._batch: list[Flight] = []
+        self._boarding: dict[str, list[Flight]] = {}  # by origin: one that hangs must not hold up the others
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to its tasks
 
-    async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
-        """Add *opened* to what takes off at the end of this turn of the loop."""
-        if not opened:
-            return
-        if not self._batch:
-            # An empty context: the batch belongs to no one request.
-            asyncio.get_running_loop().call_soon(self._take_off, fly, context=Context())
-        self._batch += opened
+    def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
+        """Return all of *objects* at once: each origin has a task of its own."""
+        return [objects]
 
-    def _take_off(self, fly: Fly) -> None:
-        batch, self._batch = self._batch, []
-        by_origin: dict[str, list[Flight]] = {}
-        for flight in batch:
-            by_origin.setdefault(flight.object.origin, []).append(flight)
-        # A task an origin: one whose credentials hang must not hold up the others.
-        for flights in by_origin.values():
-            task = asyncio.get_running_loop().create_task(fly(flights, self))
+    async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
+        """Add *opened* to what takes off in the next turn of the loop."""
+        for flight in opened:
+            origin = flight.object.origin
+            if origin in self._boarding:
+                self._boarding[origin].append(flight)
+                continue
+            batch = self._boarding[origin] = [flight]
+            # An empty context: the batch belongs to no one request.
+            task = asyncio.get_running_loop().create_task(self._take_off(origin, fly), context=Context())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._clear, origin, batch))
+
+    async def _take_off(self, origin: str, fly: Fly) -> None:
+        await fly(self._boarding.pop(origin), self)
+
+    def _clear(self, origin: str, batch: list[Flight], task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step never reaches a `finally` of its own.
+        if self._boarding.get(origin) is batch:
+            del self._boarding[origin]
+        self.flights.abandon(batch)
+        self._tasks.discard(task)
 
     async def join(self, flight: Flight) -> Entry | SigningError | None:
         """Await *flight*; being cancelled here disturbs nobody else."""

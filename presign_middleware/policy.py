@@ -109,9 +109,9 @@ class Policy:
             ("assumed_session", 1),
         ):
             value = getattr(self, name)
-            if value is not None and not least <= value < inf:
+            if value is not None and not (_is_number(value) and least <= value < inf):
                 raise ConfigurationError(f"{name} must be a number of seconds from {least} up, got {value!r}")
-        if not -86_400 <= self.skew <= 86_400:
+        if not (_is_number(self.skew) and -86_400 <= self.skew <= 86_400):
             raise ConfigurationError(f"skew must be within a day (86400 s), got {self.skew!r}")
         self.rotation(self.lifetime)
 
@@ -144,3 +144,7 @@ class Policy:
             period=period,
             signature_age=inf if self.signature_age is None else self.signature_age,
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

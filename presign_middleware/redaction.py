@@ -30,14 +30,20 @@ class RedactSignatures(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite *record* if its text holds a signature; always keep it."""
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # logging itself reports arguments that do not fit
+            return True
         clean = _SECRETS.sub(r"\1[redacted]", text)
         if clean != text:
             record.msg, record.args = clean, ()
-        if record.exc_info and record.exc_text is None:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = _SECRETS.sub(r"\1[redacted]", record.exc_text)
+        said = record.exc_text
+        if said is None and record.exc_info:
+            said = logging.Formatter().formatException(record.exc_info)
+        clean = _SECRETS.sub(r"\1[redacted]", said or "")
+        if clean != (said or ""):
+            # The exception itself would go to whoever formats it anew.
+            record.exc_text, record.exc_info = clean, None
         return True
 
 

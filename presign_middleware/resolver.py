@@ -55,6 +55,9 @@ class Effects(Protocol):
 
     flights: Flights
 
+    def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
+        """Return *objects* in the portions that are boarded and waited for one after another."""
+
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """See to it that `fly` lands *opened*, whatever becomes of the caller."""
 
@@ -110,73 +113,82 @@ class Resolver:
         wanted = list(dict.fromkeys(objects))
         self._counts.from_flight += len(objects) - len(wanted)
         while wanted:
-            opened, joined = effects.flights.board(wanted)
-            await effects.launch(opened, self._fly)
-            wanted = []
-            for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
-                answer = await effects.join(flight)
-                if answer is None:
-                    wanted.append(flight.object)
-                    continue
-                answers[flight.object] = answer
-                if isinstance(answer, SigningError):
-                    self._counts.failed += 1
-                    continue
-                if not is_mine:
-                    self._counts.from_flight += 1
-                if scope is not None and answer.object.method in _KEPT_METHODS:
-                    scope.remember(answer)
+            abandoned = []
+            for portion in effects.portions(wanted):
+                opened, joined = effects.flights.board(portion)
+                await effects.launch(opened, self._fly)
+                for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
+                    answer = await effects.join(flight)
+                    if answer is None:
+                        abandoned.append(flight.object)
+                        continue
+                    answers[flight.object] = answer
+                    self._take_note(answer, scope, is_mine=is_mine)
+            wanted = abandoned
         return [answers[obj] for obj in objects]
+
+    def _take_note(self, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool) -> None:
+        if isinstance(answer, SigningError):
+            self._counts.failed += 1
+            return
+        if not is_mine:
+            self._counts.from_flight += 1
+        if scope is not None and answer.object.method in _KEPT_METHODS:
+            scope.remember(answer)
 
     async def _fly(self, flights: Sequence[Flight], effects: Effects) -> None:
         """Land every one of *flights*."""
         try:
-            wanting = [flight for flight in flights if not self._land_held(flight, effects)]
+            wanting = [flight for flight in flights if not self._land(flight, effects)]
             if wanting:
                 refused = await effects.prepare([flight.object for flight in wanting])
                 for flight in wanting:
-                    answer = refused.get(flight.object) or self._signed(flight.object)
-                    effects.flights.land(flight, answer)
+                    if not self._land(flight, effects, refused.get(flight.object)):
+                        effects.flights.land(flight, _ended(flight.object))
         except Exception as error:  # a defect of ours must not strand those who wait
             for flight in flights:
-                if not flight.future.done():
-                    failure = SigningError(f"resolving failed: {type(error).__name__}")
-                    failure.__cause__ = error
-                    effects.flights.land(flight, failure)
+                failure = SigningError(f"resolving failed: {type(error).__name__}")
+                failure.__cause__ = error
+                effects.flights.land(flight, failure)
         finally:
             effects.flights.abandon(flights)
 
-    def _land_held(self, flight: Flight, effects: Effects) -> bool:
-        # Between the quick path and take-off another may have landed this very object.
-        with self._lock:
-            entry = self._known(flight.object, None, self._time(), self._monotonic())
-        if entry is None:
+    def _land(self, flight: Flight, effects: Effects, refused: SigningError | None = None) -> bool:
+        """Land *flight* if its object was refused, is known by now, or can be signed without I/O."""
+        answer: Entry | SigningError | None = refused
+        if answer is None:
+            try:
+                with self._lock:
+                    answer = self._now(flight.object, None, None, self._time(), self._monotonic())
+            except SigningError as error:
+                answer = error
+        if answer is None:
             return False
-        effects.flights.land(flight, entry)
+        effects.flights.land(flight, answer)
         return True
-
-    def _signed(self, obj: S3Object) -> Entry | SigningError:
-        try:
-            with self._lock:
-                entry = self._sign(obj, None, self._time(), self._monotonic())
-        except SigningError as error:
-            return error
-        if entry is None:
-            return SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")
-        return entry
 
     # The rest is called with the lock held.
 
     def _quick(
         self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
     ) -> Entry | None:
-        entry = self._known(obj, scope, wall, monotonic)
-        if entry is None:
-            entry = None if self._flights.has(obj) else self._sign(obj, alias, wall, monotonic)
-        elif alias is not None and entry.alias is None:
-            self._table.name(entry, alias)
+        if self._flights.has(obj):
+            entry = self._known(obj, scope, wall, monotonic)
+        else:
+            entry = self._now(obj, alias, scope, wall, monotonic)
         if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
             scope.remember(entry)
+        return entry
+
+    def _now(
+        self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
+    ) -> Entry | None:
+        """Return *obj*'s URL, known or signed; None where signing needs I/O first."""
+        entry = self._known(obj, scope, wall, monotonic)
+        if entry is None:
+            return self._sign(obj, alias, wall, monotonic)
+        if alias is not None and entry.alias is None:
+            self._table.name(entry, alias)
         return entry
 
     def _sign(self, obj: S3Object, alias: str | None, wall: float, monotonic: float) -> Entry | None:
@@ -214,3 +226,7 @@ def _servable(entry: Entry, scope: Scope | None, wall: float, monotonic: float) 
     if entry.is_spent(wall, monotonic):
         return False
     return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2
+
+
+def _ended(obj: S3Object) -> SigningError:
+    return SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")

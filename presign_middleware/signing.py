@@ -328,14 +328,13 @@ class OriginSigning:
             raise SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")
         return self._sign_by_boto(obj, snapshot, headers)[0]
 
-    def prepare(self, obj: S3Object, wall: float) -> None:
-        """Fetch credentials and learn the plan that *obj* needs. May block; raises SigningError."""
+    def renew(self, wall: float) -> Snapshot:
+        """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
         snapshot = self._source.present(wall)
-        if snapshot is None:
-            self._source.renew(wall)
-            snapshot = self._source.present(wall)
-            if snapshot is None:
-                raise SigningError(f"origin {obj.origin!r}: its credentials end too soon to sign with")
+        return self._source.renew(wall) if snapshot is None else snapshot
+
+    def learn(self, obj: S3Object, snapshot: Snapshot) -> None:
+        """Learn the plan that *obj* needs when *snapshot* signs. May block; raises SigningError."""
         shape = _Shape.of(obj, snapshot)
         with self._learning:
             if shape not in self._plans:
@@ -417,15 +416,26 @@ class Signing:
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
         refused: dict[S3Object, SigningError] = {}
-        failed: dict[str, SigningError] = {}  # a source that fails is asked once, not once an object
+        renewed: dict[str, Snapshot | SigningError] = {}  # a source is asked once, not once an object
         for obj in objects:
+            signing = self._origins[obj.origin]
             try:
-                if obj.origin in failed:
-                    raise failed[obj.origin]
-                self._origins[obj.origin].prepare(obj, self._time())
+                if obj.origin not in renewed:
+                    renewed[obj.origin] = _renewed(signing, self._time())
+                snapshot = renewed[obj.origin]
+                if isinstance(snapshot, SigningError):
+                    raise snapshot
+                signing.learn(obj, snapshot)
             except SigningError as error:
-                failed[obj.origin] = refused[obj] = error
+                refused[obj] = error
         return refused
+
+
+def _renewed(signing: OriginSigning, wall: float) -> Snapshot | SigningError:
+    try:
+        return signing.renew(wall)
+    except SigningError as error:
+        return error
 
 
 def _why_spent(obj: S3Object, entry: Entry, wall: float, *, by_plan: bool) -> str:
