@@ -1,0 +1,21 @@
+"""What every test has: the public fixtures, and no AWS settings of whoever runs it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+pytest_plugins = ["presign_middleware.testing.fixtures"]
+
+
+# Of the session, so that it is in force before the servers of the session start.
+@pytest.fixture(scope="session", autouse=True)
+def no_aws_environment() -> Iterator[None]:
+    """Hide credentials, profiles, regions and endpoints of the environment from botocore."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        yield
