@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -83,7 +83,7 @@ class SignedURL:
     """
 
     url: str = field(repr=False)
-    original_url: str  #: the target as it was asked for, without any query
+    original_url: str  #: the target as it was asked for
     origin: str
     method: str
     region: str
@@ -126,8 +126,9 @@ def wire_parameters(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     Return boto3's parameter names and values as they stand in a URL, in the order given.
 
     Raises:
-        ConfigurationError: A name that is not a signed query parameter. Those that
-            become headers (``Range``, ``RequestPayer``, ...) cannot be part of a URL.
+        ConfigurationError: A value that boto3 would refuse, or a name that is not a signed
+            query parameter: those that become headers (``Range``, ``RequestPayer``, ...)
+            cannot be part of a URL.
     """
     pairs = []
     for name, value in params.items():
@@ -137,9 +138,41 @@ def wire_parameters(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
                 f"params has {name!r}, which cannot be part of a presigned URL; "
                 f"wanted boto3's names: {', '.join(SIGNED_PARAMETERS)}"
             )
-        if isinstance(value, datetime):
-            # boto3 takes a time without a zone for UTC.
-            aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-            value = format_datetime(aware, usegmt=True)
-        pairs.append((wire, str(value)))
+        try:
+            text = _TEXTS.get(name, _text)(value)
+            text.encode()
+        except (TypeError, ValueError):
+            wanted = {"PartNumber": "a whole number", "ResponseExpires": "a datetime"}.get(name, "text")
+            given = type(value).__name__
+            raise ConfigurationError(f"params[{name!r}] must be {wanted}, got another {given}") from None
+        pairs.append((wire, text))
     return tuple(pairs)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole_number(value: Any) -> str:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return str(value)
+
+
+def _http_date(value: Any) -> str:
+    """Return *value* as boto3 writes an instant: a datetime, Unix seconds, or the text of either."""
+    if isinstance(value, str):
+        try:
+            value = parsedate_to_datetime(value)
+        except ValueError:
+            value = float(value) if value.replace(".", "", 1).isdecimal() else datetime.fromisoformat(value)
+    if isinstance(value, (int, float)):
+        value = datetime.fromtimestamp(value, UTC)
+    # boto3 takes a time without a zone for UTC.
+    aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return format_datetime(aware, usegmt=True)
+
+
+_TEXTS = {"PartNumber": _whole_number, "ResponseExpires": _http_date}

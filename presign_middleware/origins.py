@@ -207,17 +207,12 @@ class Coverage:
         Raises:
             NotCovered: No origin holds it, or it must not be signed.
         """
+        if not target.isascii():
+            _refuse_surrogates(target)
         place = self._locate_bucket(target, encoded) if target[:5] == "s3://" else self._locate_url(target)
         key = place[2]
         if ("/." in key or key[0] == ".") and not {".", ".."}.isdisjoint(key.split("/")):
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
-        if not key.isascii():
-            try:
-                key.encode()
-            except UnicodeEncodeError:
-                raise NotCovered(
-                    f"{redact(target)} cannot be written as UTF-8: it has a lone surrogate"
-                ) from None
         return place
 
     def _locate_bucket(self, target: str, encoded: bool) -> Place:
@@ -262,6 +257,13 @@ class Coverage:
             if origin:
                 return Place(origin, _quoted_base(base), key, _parameters(target, query))
         raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
+
+
+def _refuse_surrogates(target: str) -> None:
+    try:
+        target.encode()
+    except UnicodeEncodeError:
+        raise NotCovered(f"{redact(target)} cannot be written as UTF-8: it has a lone surrogate") from None
 
 
 def _host(scheme: str, netloc: str) -> str:

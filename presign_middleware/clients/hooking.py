@@ -1,5 +1,5 @@
 """
-A hook on the innermost callable of a class attribute, and its exact inverse.
+A hook on the innermost callable of an attribute, and its exact inverse.
 
 Other tools wrap the same methods. Ours sits inside all wrappers that wrapt made, so
 that they see what the application asked for, and leaves every one of them in place.
@@ -7,46 +7,67 @@ that they see what the application asked for, and leaves every one of them in pl
 
 from collections.abc import Callable
 from functools import update_wrapper
+from threading import RLock
 from typing import Any
+from weakref import WeakSet
 
 import wrapt
 
-__all__ = ["Hook"]
+__all__ = ["Hooks"]
+
+_PROXIES = (wrapt.ObjectProxy, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
+
+#: Set on our functions. No wrapt proxy: OpenTelemetry's ``unwrap`` takes off whatever proxy is outermost.
+_MARK = "_presign_hook"
 
 
-class Hook:
+class Hooks:
     """
-    Puts ``make(original, hook)`` in the place of ``owner.name``.
+    The hooks of one `intercept`: on classes, and on objects whose method was wrapped by itself.
 
-    A plain function and no wrapt proxy: OpenTelemetry's ``unwrap`` takes off whatever
-    proxy is outermost, which must never be ours. What is installed asks `active` at
-    each call, since a tool that keeps the hook in a closure makes it irremovable.
+    What is placed asks `active` at each call, since a tool that keeps one of ours in a
+    closure makes it irremovable; from then on it does nothing.
     """
 
-    def __init__(self, owner: type, name: str, make: Callable[[Callable[..., Any], "Hook"], Any]) -> None:
+    def __init__(self) -> None:
         self.active = True
-        self._owner = owner
-        self._name = name
-        outer, self._original = self._innermost()
-        self._ours = update_wrapper(make(self._original, self), self._original)
-        self._put(outer, self._ours)
+        self._lock = RLock()
+        self._owners: dict[str, WeakSet[Any]] = {}  # weak: neither clients nor classes live longer for us
+
+    def place(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put ``make(original)`` in the place of the original behind ``owner.name``, once."""
+        owners = self._owners.setdefault(name, WeakSet())
+        with self._lock:
+            if not self.active or owner in owners:
+                return
+            owners.add(owner)
+            outer, original = _innermost(owner, name)
+            ours = update_wrapper(make(original), original)
+            setattr(ours, _MARK, self)
+            _put(owner, name, outer, ours)
 
     def remove(self) -> None:
-        """Leave everything as it was; where another tool has us in a closure, stay and do nothing."""
-        self.active = False
-        outer, inner = self._innermost()
-        if inner is self._ours:
-            self._put(outer, self._original)
+        """Leave everything as it was; where another tool has one of ours in a closure, it stays, inert."""
+        with self._lock:
+            self.active = False
+            for name, owners in self._owners.items():
+                for owner in owners:
+                    outer, inner = _innermost(owner, name)
+                    if getattr(inner, _MARK, None) is self:
+                        _put(owner, name, outer, inner.__wrapped__)
+            self._owners.clear()
 
-    def _innermost(self) -> tuple[Any, Callable[..., Any]]:
-        """Return the last wrapt proxy of the chain, or None, and the callable it holds."""
-        outer, inner = None, vars(self._owner)[self._name]
-        while isinstance(inner, wrapt.ObjectProxy):
-            outer, inner = inner, inner.__wrapped__
-        return outer, inner
 
-    def _put(self, outer: Any, function: Callable[..., Any]) -> None:
-        if outer is None:
-            setattr(self._owner, self._name, function)
-        else:
-            outer.__wrapped__ = function
+def _innermost(owner: Any, name: str) -> tuple[Any, Any]:
+    """Return the last wrapt proxy of the chain, or None, and the callable it holds."""
+    outer, inner = None, vars(owner)[name]
+    while isinstance(inner, _PROXIES):
+        outer, inner = inner, inner.__wrapped__
+    return outer, inner
+
+
+def _put(owner: Any, name: str, outer: Any, function: Callable[..., Any]) -> None:
+    if outer is None:
+        setattr(owner, name, function)
+    else:
+        outer.__wrapped__ = function

@@ -10,7 +10,7 @@ its method and never calls ``super()`` passes by the hook; give that client a
 `PresignTransport`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..presigner import Presigner
 from .catching import Catch, judge
-from .hooking import Hook
+from .hooking import Hooks
 
 if TYPE_CHECKING:
     import httpx
@@ -105,98 +105,108 @@ class HttpxHooks:
 
     def __init__(self, library: ModuleType) -> None:
         self._library = library
-        self._hooks: dict[tuple[type, str], Hook] = {}
-        self._hook(library.HTTPTransport, "handle_request", _sync_hook)
-        self._hook(library.AsyncHTTPTransport, "handle_async_request", _async_hook)
-        self._hook(library.Client, "send", _send_hook)
-        self._hook(library.AsyncClient, "send", _asend_hook)
+        self._hooks = Hooks()
+        self._hooks.place(library.HTTPTransport, "handle_request", self._sending_one)
+        self._hooks.place(library.AsyncHTTPTransport, "handle_async_request", self._asending_one)
+        self._hooks.place(library.Client, "send", self._sending_all)
+        self._hooks.place(library.AsyncClient, "send", self._asending_all)
         for client in (library.Client, library.AsyncClient):
-            self._hook(client, "_transport_for_url", self._meet)
+            self._hooks.place(client, "_transport_for_url", self._choosing)
 
     def remove(self) -> None:
         """Leave the library as it was, or with hooks that do nothing."""
-        for hook in reversed(self._hooks.values()):
-            hook.remove()
-        self._hooks.clear()
+        self._hooks.remove()
 
-    def _hook(self, owner: type, name: str, make: Callable[[Callable[..., Any], Hook], Any]) -> None:
-        if (owner, name) not in self._hooks:
-            self._hooks[owner, name] = Hook(owner, name, make)
+    # What stands in the place of the library's functions.
 
-    def _meet(self, original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
+    def _sending_one(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def handle_request(*args: Any) -> Any:
+            *transport, request = args  # of an object's own method there is no transport
+            return original(*transport, _signed(request, None) if self._hooks.active else request)
+
+        return handle_request
+
+    def _asending_one(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def handle_async_request(*args: Any) -> Any:
+            *transport, request = args
+            return await original(
+                *transport, await _asigned(request, None) if self._hooks.active else request
+            )
+
+        return handle_async_request
+
+    def _sending_all(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def send(*args: Any, **kwargs: Any) -> Any:
+            with _Sending():
+                return original(*args, **kwargs)
+
+        return send
+
+    def _asending_all(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def send(*args: Any, **kwargs: Any) -> Any:
+            with _Sending():
+                return await original(*args, **kwargs)
+
+        return send
+
+    def _choosing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _transport_for_url(client: Any, url: Any) -> Any:
             transport = original(client, url)
-            if hook.active:
+            if self._hooks.active:
                 for leaf in self._leaves(transport, _DEEPEST):
-                    self._hook_class(type(leaf))
+                    self._meet(leaf)
             return transport
 
         return _transport_for_url
 
     def _leaves(self, transport: Any, depth: int) -> Iterator[Any]:
         """Yield the transports that wrap no other."""
-        if isinstance(
-            transport, (PresignTransport, self._library.HTTPTransport, self._library.AsyncHTTPTransport)
-        ):
-            return  # one signs already, the others are hooked
+        if isinstance(transport, PresignTransport):
+            return  # it signs already
         kinds = (self._library.BaseTransport, self._library.AsyncBaseTransport, PresignTransport)
-        inner = [part for part in getattr(transport, "__dict__", {}).values() if isinstance(part, kinds)]
+        parts = [part for value in getattr(transport, "__dict__", {}).values() for part in _parts(value)]
+        inner = [part for part in parts if isinstance(part, kinds)]
         if not inner or not depth:
             yield transport
         for part in inner if depth else ():
             yield from self._leaves(part, depth - 1)
 
-    def _hook_class(self, transport: type) -> None:
+    def _meet(self, transport: Any) -> None:
         bases = (self._library.BaseTransport, self._library.AsyncBaseTransport)
-        for name, make in (("handle_request", _sync_hook), ("handle_async_request", _async_hook)):
-            owner = next((c for c in transport.__mro__ if name in vars(c)), None)
-            if owner is not None and owner not in bases:
-                self._hook(owner, name, make)
+        hooked = (self._library.HTTPTransport, self._library.AsyncHTTPTransport)
+        for name, make in (
+            ("handle_request", self._sending_one),
+            ("handle_async_request", self._asending_one),
+        ):
+            if name in getattr(transport, "__dict__", ()):
+                self._hooks.place(transport, name, make)  # someone has wrapped this one object's method
+            elif not isinstance(transport, hooked):
+                owner = next((c for c in type(transport).__mro__ if name in vars(c)), None)
+                if owner is not None and owner not in bases:
+                    self._hooks.place(owner, name, make)
+
+
+def _parts(value: Any) -> Collection[Any]:
+    if isinstance(value, (list, tuple)):
+        return value
+    return value.values() if isinstance(value, dict) else (value,)
 
 
 class _Sending:
     """One call of a client's ``send``: a fetch with its redirects."""
 
-    __slots__ = ("first",)
+    __slots__ = ("_outer", "first")
 
     def __init__(self) -> None:
         self.first: str | None = None
+        self._outer: _Sending | None = None
 
     def __enter__(self) -> None:
+        self._outer = _sending.get()
         _sending.set(self)
 
     def __exit__(self, *exc: object) -> None:
-        _sending.set(None)
-
-
-def _send_hook(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
-    def send(*args: Any, **kwargs: Any) -> Any:
-        with _Sending():
-            return original(*args, **kwargs)
-
-    return send
-
-
-def _asend_hook(original: Callable[..., Awaitable[Any]], hook: Hook) -> Callable[..., Awaitable[Any]]:
-    async def send(*args: Any, **kwargs: Any) -> Any:
-        with _Sending():
-            return await original(*args, **kwargs)
-
-    return send
-
-
-def _sync_hook(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
-    def handle_request(transport: Any, request: Any) -> Any:
-        return original(transport, _signed(request, None) if hook.active else request)
-
-    return handle_request
-
-
-def _async_hook(original: Callable[..., Awaitable[Any]], hook: Hook) -> Callable[..., Awaitable[Any]]:
-    async def handle_async_request(transport: Any, request: Any) -> Any:
-        return await original(transport, await _asigned(request, None) if hook.active else request)
-
-    return handle_async_request
+        _sending.set(self._outer)
 
 
 def _signed(request: Any, presigner: Presigner | None) -> Any:

@@ -1,0 +1,481 @@
+"""
+What holds for the hooks alone: which clients they reach, where they are active, and that they can be undone.
+
+Each test begins with nothing hooked.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+import wrapt
+from ways import (
+    LIBRARIES,
+    SIGNATURE,
+    Copying,
+    Door,
+    Passing,
+    Way,
+    as_found,
+    opened,
+    presigner_for,
+    seams,
+    signed,
+    transport_of,
+)
+
+from presign_middleware import Presigner, intercept
+from presign_middleware.clients.httpx import PresignTransport
+from presign_middleware.testing import Clock
+
+
+@pytest.fixture
+def door(s3_clock: Clock) -> Iterator[Door]:
+    with opened(Door(clock=s3_clock)) as door:
+        yield door
+
+
+@pytest.fixture
+def presigner(door: Door) -> Presigner:
+    return presigner_for(door)
+
+
+@pytest.fixture(params=LIBRARIES, ids=[library.__name__ for library in LIBRARIES])
+def library(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    with as_found(request.param) as before:
+        # What the file name says cannot be copied from one function to another.
+        left = [f for f in before.values() if "presign" in f.__code__.co_filename]
+        assert not left, "a test left its hooks"
+        yield request.param
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def way(request: pytest.FixtureRequest, library: ModuleType, presigner: Presigner) -> Way:
+    return Way(library, request.param, is_explicit=False, presigner=presigner)
+
+
+def assert_same(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    assert [name for name in expected if found[name] is not expected[name]] == []
+
+
+# --- C1: which clients are reached --------------------------------------------------------------------------
+
+
+def test_module_functions_are_caught(library: ModuleType, presigner: Presigner, door: Door) -> None:
+    """C1: ``httpx.get`` and its like make a client of their own, which is hooked as well."""
+    with intercept(library.__name__), presigner.scope():
+        assert library.get(door.cat, verify=False).content == b"a cat"
+        with library.stream("GET", door.cat, verify=False) as response:
+            assert response.read() == b"a cat"
+
+
+def test_a_client_made_before_the_hook_is_caught(way: Way, door: Door) -> None:
+    """C1: the hook is on the class of the transport, so the age of a client does not matter."""
+    client = way.client()
+    with intercept(way.library.__name__), way.scope():
+        assert finished(way, client, door.cat).content == b"a cat"
+
+
+def finished(way: Way, client: Any, url: str) -> Any:
+    """Return the response to *url* from a *client* that was made elsewhere, and close it."""
+
+    async def awaited() -> Any:
+        async with client:
+            return await client.get(url)
+
+    if way.is_async:
+        return asyncio.run(awaited())
+    with client:
+        return client.get(url)
+
+
+def test_a_subclass_of_a_client_is_caught(way: Way, door: Door) -> None:
+    """C1: a client class of the application's own is one of the library's."""
+
+    class Sending:
+        sent = 0
+
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            self.sent += 1
+            return super().send(*args, **kwargs)  # type: ignore[misc]  # its base comes with the library
+
+    kind = way.library.AsyncClient if way.is_async else way.library.Client
+    client = type("Mine", (Sending, kind), {})(transport=way.plain())
+    with intercept(way.library.__name__), way.scope():
+        assert finished(way, client, door.cat).content == b"a cat"
+    assert client.sent == 1
+
+
+def test_a_mounted_transport_is_caught(way: Way, door: Door) -> None:
+    """C1: what counts is the transport that the client chose for the URL."""
+    with intercept(way.library.__name__):
+        response = way.run(lambda c: c.get(door.cat), mounts={"http://127.0.0.1": way.plain()})
+    assert response.content == b"a cat"
+    assert way.presigner.stats()["caught"] == 1
+
+
+def test_an_application_called_in_process_is_caught(way: Way, door: Door) -> None:
+    """C1: ASGITransport and WSGITransport are transports like any other."""
+    library = way.library
+    inner = library.ASGITransport(door.asgi) if way.is_async else library.WSGITransport(door.wsgi)
+    with intercept(library.__name__):
+        assert way.fetch(door.cat, transport=inner).content == b"a cat"
+    assert signed(door) == [True]
+
+
+def test_a_subclass_of_a_transport_signs_once(way: Way, door: Door) -> None:
+    """C1: a transport that calls ``super()`` is caught there, and sees the unsigned URL itself."""
+    kind = way.library.AsyncHTTPTransport if way.is_async else way.library.HTTPTransport
+    seen: list[str] = []
+
+    class Noting:
+        def handle_request(self, request: Any) -> Any:
+            seen.append(str(request.url))
+            return super().handle_request(request)  # type: ignore[misc]  # its base comes with the library
+
+        async def handle_async_request(self, request: Any) -> Any:
+            seen.append(str(request.url))
+            return await super().handle_async_request(request)  # type: ignore[misc]  # as above
+
+    with intercept(way.library.__name__):
+        mine = type("Mine", (Noting, kind), {})(verify=False)
+        assert way.fetch(door.cat, transport=mine).content == b"a cat"
+    assert ([door.cat], 1) == (seen, way.presigner.stats()["caught"])
+
+
+class Several(Passing):
+    """A transport that has several to choose from, in a list."""
+
+    def __init__(self, *inner: Any) -> None:
+        super().__init__(inner[0])
+        self.inner = None
+        self.several = list(inner)
+
+    def handle_request(self, request: Any) -> Any:
+        self.seen.append(str(request.url))
+        return self.several[-1].handle_request(request)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        self.seen.append(str(request.url))
+        return await self.several[-1].handle_async_request(request)
+
+    def close(self) -> None:
+        for inner in self.several:
+            inner.close()
+
+    async def aclose(self) -> None:
+        for inner in self.several:
+            await inner.aclose()
+
+
+def test_an_outer_transport_sees_unsigned_urls_however_it_holds_the_inner(way: Way, door: Door) -> None:
+    """C2: a transport that keeps its inner ones in a list is an outer one all the same."""
+    outer = transport_of(way.library, Several, way.plain(), way.plain())
+    with intercept(way.library.__name__):
+        assert way.fetch(door.cat, transport=outer).content == b"a cat"
+    assert [door.cat] == outer.seen
+
+
+def test_a_presign_transport_under_a_hook_signs_once(way: Way, door: Door) -> None:
+    """C1: a client that has a transport of ours is signed for by that, and by no hook a second time."""
+    with intercept(way.library.__name__):
+        outer = PresignTransport(way.presigner, transport_of(way.library, Copying, way.plain()))
+        assert way.fetch(door.cat, transport=outer).content == b"a cat"
+    assert way.presigner.stats()["caught"] == 1
+
+
+def test_a_presign_transport_has_its_own_presigner(way: Way, door: Door) -> None:
+    """C1: the transport's presigner signs, whatever the scope's is."""
+    other = presigner_for(door)
+    with intercept(way.library.__name__):
+        assert way.fetch(door.cat, transport=PresignTransport(other, way.plain())).content == b"a cat"
+    assert (way.presigner.stats()["caught"], other.stats()["caught"]) == (0, 1)
+
+
+# --- C4: install and remove, alone and with others ----------------------------------------------------------
+
+
+def test_what_is_removed_leaves_nothing(way: Way, door: Door) -> None:
+    """C4: install, install, remove, remove leaves every attribute the object it was, `is`."""
+    before = seams(way.library)
+    first, second = intercept(way.library.__name__), intercept(way.library.__name__)
+    mock = way.library.MockTransport(lambda request: way.library.Response(200))
+    way.fetch(door.cat, transport=mock)
+    assert seams(way.library) != before
+    second.remove()
+    assert way.fetch(door.cat).content == b"a cat"
+    first.remove()
+    assert_same(before, seams(way.library))
+
+
+Undo = Callable[[], None]
+Install = Callable[[Way, list[str]], Undo]
+
+
+def as_opentelemetry(way: Way, seen: list[str]) -> Undo:
+    """Wrap the transport with wrapt; undo it by taking off whatever proxy is outermost."""
+    owner, name = transport_seam(way)
+
+    def wrapper(wrapped: Any, instance: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        args[0].headers["traceparent"] = "00-aa-bb-01"
+        seen.append(str(args[0].url))
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper(way.library.__name__, f"{owner.__name__}.{name}", wrapper)
+
+    def unwrap() -> None:
+        outermost = getattr(owner, name)
+        if isinstance(outermost, (wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)):
+            setattr(owner, name, outermost.__wrapped__)
+
+    return unwrap
+
+
+def as_sentry(way: Way, seen: list[str]) -> Undo:
+    """Replace ``Client.send`` with a closure; undo it by putting back what was there."""
+    return patched(way.library.AsyncClient if way.is_async else way.library.Client, "send", seen)
+
+
+def transport_seam(way: Way) -> tuple[Any, str]:
+    if way.is_async:
+        return way.library.AsyncHTTPTransport, "handle_async_request"
+    return way.library.HTTPTransport, "handle_request"
+
+
+def patched(owner: Any, name: str, seen: list[str]) -> Undo:
+    real = vars(owner)[name]
+
+    def patch(self: Any, request: Any, **kwargs: Any) -> Any:
+        seen.append(str(request.url))
+        return real(self, request, **kwargs)
+
+    setattr(owner, name, patch)
+    return lambda: setattr(owner, name, real)
+
+
+@pytest.mark.parametrize("tool", [as_opentelemetry, as_sentry])
+@pytest.mark.parametrize("order", ["us it -us -it", "us it -it -us", "it us -us -it", "it us -it -us"])
+def test_another_tool_and_this_one_leave_each_other_be(
+    way: Way, door: Door, tool: Install, order: str
+) -> None:
+    """C4: in every order of install and remove both work, and the other sees unsigned URLs."""
+    before = seams(way.library)
+    seen: list[str] = []
+    undo: dict[str, Undo] = {}
+    with contextlib.ExitStack() as ours:
+        for step in order.split():
+            if step == "it":
+                undo["it"] = tool(way, seen)
+            elif step == "us":
+                undo["us"] = ours.enter_context(intercept(way.library.__name__)).remove
+            else:
+                undo.pop(step[1:])()
+            door.arrived.clear()
+            seen.clear()
+            way.fetch(door.cat)
+            assert ["us" in undo] == signed(door), f"after {step}"
+            assert [door.cat] * ("it" in undo) == seen, f"after {step}"
+    if (tool, order) != (as_sentry, "us it -us -it"):  # it puts back what it found, ours, which is inert
+        assert_same(before, seams(way.library))
+
+
+def test_the_wrapper_of_another_tool_stays_the_object_it_is(way: Way) -> None:
+    """C4: neither install nor remove replaces the other's wrapper, or a class."""
+    undo = as_opentelemetry(way, [])
+    owner, name = transport_seam(way)
+    theirs = vars(owner)[name]
+    with intercept(way.library.__name__):
+        assert theirs is vars(owner)[name]
+        assert (owner, name) == transport_seam(way)
+    assert theirs is vars(owner)[name]
+    undo()
+
+
+def test_one_who_keeps_the_hook_in_a_closure_keeps_it_inert(way: Way, door: Door) -> None:
+    """C4: a patch made over ours outlives our remove: it works on, and nothing is signed."""
+    seen: list[str] = []
+    ours = intercept(way.library.__name__)
+    owner, name = transport_seam(way)
+    hooked = vars(owner)[name]
+    undo = patched(owner, name, seen)
+    theirs = vars(owner)[name]
+    way.fetch(door.cat)
+    ours.remove()
+    way.fetch(door.cat)
+    assert theirs is vars(owner)[name]
+    assert ([door.cat, door.cat], [True, False]) == (seen, signed(door))
+    undo()
+    way.fetch(door.cat)
+    assert signed(door) == [True, False, False]
+    with intercept(way.library.__name__):
+        way.fetch(door.cat)
+    assert signed(door) == [True, False, False, True]
+    setattr(owner, name, hooked.__wrapped__)
+
+
+def test_a_patch_made_before_ours_works_on(way: Way, door: Door) -> None:
+    """C4: over a closure on the transport itself ours still signs, and leaves it in place."""
+    seen: list[str] = []
+    owner, name = transport_seam(way)
+    undo = patched(owner, name, seen)
+    theirs = vars(owner)[name]
+    with intercept(way.library.__name__):
+        assert way.fetch(door.cat).status_code == 200
+    assert theirs is vars(owner)[name]
+    assert way.fetch(door.cat).status_code == 403
+    assert len(seen) == 2
+    undo()
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["instrumented, hooked", "hooked, instrumented"])
+def test_a_client_that_was_instrumented_by_itself_is_caught(way: Way, door: Door, is_first: bool) -> None:
+    """C1, C4: OpenTelemetry's ``instrument_client`` wraps the method on one transport object."""
+    seen: list[str] = []
+
+    def wrapper(wrapped: Any, instance: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        seen.append(str(args[0].url))
+        return wrapped(*args, **kwargs)
+
+    client = way.client()
+    _, name = transport_seam(way)
+    if is_first:
+        wrapt.wrap_function_wrapper(client._transport, name, wrapper)
+    with intercept(way.library.__name__), way.scope():
+        if not is_first:
+            wrapt.wrap_function_wrapper(client._transport, name, wrapper)
+        assert finished(way, client, door.cat).content == b"a cat"
+    assert [door.cat] == seen
+
+
+# --- D7: outside any scope ----------------------------------------------------------------------------------
+
+#: An application's own code, in a file of its own, so that each test has call sites that are new.
+APPLICATION = """
+
+def in_a_row(client, url):
+    return [
+        client.get(url),
+        client.get(url),
+        client.get(url)]
+
+async def in_a_row_soon(client, url):
+    return [
+        await client.get(url),
+        await client.get(url),
+        await client.get(url)]
+
+def in_a_loop(client, url):
+    return [client.get(url) for _ in range(3)]
+
+async def in_a_loop_soon(client, url):
+    return [await client.get(url) for _ in range(3)]
+"""
+
+
+def application(way: Way, function: str, test: str) -> tuple[str, Callable[..., Any]]:
+    """Return the name of a new file, and a function of `APPLICATION` in it."""
+    file = f"{way.library.__name__}-{way.is_async}-{test}.py"
+    names: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(APPLICATION, file, "exec"), names)
+    return file, names[f"{function}_soon" if way.is_async else function]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "presign_middleware.clients"]
+
+
+def outside(way: Way, body: Callable[[Any], Any]) -> Any:
+    """Run *body* with a client, outside of any scope."""
+    client = way.client()
+
+    async def awaited() -> Any:
+        async with client:
+            return await body(client)
+
+    if way.is_async:
+        return asyncio.run(awaited())
+    with client:
+        return body(client)
+
+
+def test_outside_a_scope_nothing_is_signed_and_each_call_site_is_told(
+    way: Way, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D7: the log has the URL, the line of the caller's own code, and both cures."""
+    file, in_a_row = application(way, "in_a_row", "sites")
+    with intercept(way.library.__name__):
+        outside(way, lambda client: in_a_row(client, f"{door.cat}?response-expires=never"))
+    assert signed(door) == [False, False, False]
+    first = 11 if way.is_async else 5
+    assert [f"({file}:{first + line})" in text for line, text in enumerate(told(caplog))] == [True] * 3
+    for text in told(caplog):
+        assert door.cat in text
+        assert "?" not in text
+        assert "presigner.scope()" in text
+        assert "intercept(presigner=presigner)" in text
+    assert way.presigner.stats()["passed_outside_scope"] == 3
+
+
+def test_a_call_site_is_told_once(way: Way, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """D7: a loop over a thousand objects writes one line, and counts them all."""
+    _, in_a_loop = application(way, "in_a_loop", "once")
+    with intercept(way.library.__name__):
+        outside(way, lambda client: in_a_loop(client, door.cat))
+    assert len(told(caplog)) == 1
+    assert way.presigner.stats()["passed_outside_scope"] == 3
+
+
+def test_an_uncovered_fetch_outside_a_scope_is_nobodys_business(
+    way: Way, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D7: only what a scope would have signed is logged and counted."""
+    with intercept(way.library.__name__):
+        outside(way, lambda client: client.get(f"{door.base}/other/cat.jpg"))
+    assert told(caplog) == []
+    assert way.presigner.stats()["passed_outside_scope"] == 0
+
+
+def test_a_presigner_can_be_made_active_process_wide(way: Way, door: Door) -> None:
+    """D7: intercept(..., presigner=p) signs outside of scopes and in plain threads, until it is removed."""
+    fetches: list[int] = []
+
+    def fetch() -> None:
+        fetches.append(outside(way, lambda client: client.get(door.cat)).status_code)
+
+    with intercept(way.library.__name__, presigner=way.presigner):
+        fetch()
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        thread.join()
+    fetch()
+    assert fetches == [200, 200, 403]
+
+
+def test_the_presigner_of_the_scope_comes_first(way: Way, door: Door) -> None:
+    """D7: one that is active process-wide signs only where there is no scope."""
+    wide = presigner_for(door)
+    with intercept(way.library.__name__, presigner=wide):
+        way.fetch(door.cat)
+    assert (wide.stats()["caught"], way.presigner.stats()["caught"]) == (0, 1)
+
+
+def test_of_several_process_wide_presigners_the_one_that_covers_signs(way: Way, door: Door) -> None:
+    """D7: libraries of one process may each make theirs active."""
+    elsewhere = presigner_for(door, prefix="private/")
+    name = way.library.__name__
+    with intercept(name, presigner=elsewhere), intercept(name, presigner=way.presigner):
+        assert outside(way, lambda client: client.get(door.cat)).status_code == 200
+    assert (elsewhere.stats()["caught"], way.presigner.stats()["caught"]) == (0, 1)
+
+
+def test_nothing_is_logged_while_paused(way: Way, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """O6, D7: who paused the hooks needs no cure."""
+    with intercept(way.library.__name__), way.presigner.paused(), caplog.at_level(logging.DEBUG):
+        outside(way, lambda client: client.get(door.cat))
+    assert (told(caplog), signed(door)) == ([], [False])
+    assert SIGNATURE not in caplog.text

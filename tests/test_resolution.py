@@ -1,0 +1,544 @@
+"""
+From an object to a URL: who signs, who waits for whom, and what stays in this process.
+
+The credentials are doubles that stand at a gate until the test opens it, so that every
+interleaving is made by events and none by luck.
+"""
+
+import asyncio
+import itertools
+import random
+import re
+import sys
+import threading
+from calendar import timegm
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import strptime
+from typing import Any
+
+import boto3
+import botocore.loaders
+import botocore.session
+import pytest
+from botocore.credentials import DeferredRefreshableCredentials
+
+from presign_middleware import Origin, Presigner, SigningError, effects
+from presign_middleware.local import Flight, Flights
+from presign_middleware.objects import S3Object
+from presign_middleware.testing import Clock
+
+DEADLINE = 10  # seconds after which a test that has gone wrong stops waiting
+LOADER = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
+
+Outcome = str | BaseException
+Crowd = Callable[[Presigner, Sequence[str], Callable[[], None]], list[Outcome]]
+
+
+class Keys:
+    """Temporary credentials whose source counts who asks it and answers once its gate is open."""
+
+    def __init__(self, clock: Clock, *, is_open: bool = True, seconds: float = 43_200) -> None:
+        self.fetches = 0
+        self.failure: Exception | None = None
+        self.ends: dict[str, float] = {}  # of each access key
+        self.asked = threading.Event()
+        self.gate = threading.Event()
+        if is_open:
+            self.gate.set()
+        self._clock = clock
+        self._seconds = seconds
+
+    def origin(self, name: str) -> Origin:
+        session: Any = botocore.session.Session()
+        session.register_component("data_loader", LOADER)
+        session._credentials = DeferredRefreshableCredentials(
+            self._fetch, "test", time_fetcher=lambda: datetime.fromtimestamp(self._clock.time(), UTC)
+        )
+        return Origin(name, bucket=name, region="eu-west-1", session=boto3.Session(botocore_session=session))
+
+    def _fetch(self) -> dict[str, str]:
+        self.fetches += 1
+        number = self.fetches
+        self.asked.set()
+        if not self.gate.wait(DEADLINE):
+            raise RuntimeError("the test did not open the gate")
+        if self.failure is not None:
+            raise self.failure
+        access_key, end = f"ASIATEST{number:08}", int(self._clock.time() + self._seconds)
+        self.ends[access_key] = end
+        return {
+            "access_key": access_key,
+            "secret_key": "secret",
+            "token": f"token-{number}",
+            "expiry_time": datetime.fromtimestamp(end, UTC).isoformat(),
+        }
+
+
+class Arrivals:
+    """Those who have boarded a flight, as its leader or to wait for it."""
+
+    def __init__(self) -> None:
+        self._boarded = threading.Semaphore(0)
+        self.one_more = self._boarded.release
+
+    def wait_for(self, number: int) -> None:
+        for _ in range(number):
+            assert self._boarded.acquire(timeout=DEADLINE), "not everyone has boarded"
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> Arrivals:
+    found = Arrivals()
+    board = Flights.board
+
+    def counted(flights: Flights, objects: Sequence[S3Object]) -> tuple[list[Flight], list[Flight]]:
+        answer = board(flights, objects)
+        found.one_more()
+        return answer
+
+    monkeypatch.setattr(Flights, "board", counted)
+    return found
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(usual)
+
+
+def in_threads(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
+    """Ask for each of *targets* in a thread of its own, do *meanwhile*, and return what each was told."""
+    with ThreadPoolExecutor(len(targets)) as pool:
+        futures = [pool.submit(presigner.url, target) for target in targets]
+        meanwhile()
+        return [future.exception() or future.result() for future in futures]
+
+
+def in_tasks(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
+    """Ask for each of *targets* in a task of its own, do *meanwhile*, and return what each was told."""
+
+    async def ask() -> list[Outcome]:
+        tasks = [asyncio.ensure_future(presigner.aurl(target)) for target in targets]
+        await asyncio.to_thread(meanwhile)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+both_ways = pytest.mark.parametrize("crowd", [in_threads, in_tasks])
+
+
+def many(crowd: Crowd) -> int:
+    return 20 if crowd is in_threads else 50
+
+
+# Flights.
+
+
+@both_ways
+def test_one_flight_serves_all(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> None:
+    """D1: all who ask for an object at once cause one fetch of credentials and one signature: one URL."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+
+    def meanwhile() -> None:
+        arrivals.wait_for(many(crowd))
+        keys.gate.set()
+
+    answers = crowd(presigner, ["s3://media/a"] * many(crowd), meanwhile)
+    assert [presigner.url("s3://media/a")] * many(crowd) == answers
+    assert (keys.fetches, presigner.stats()["signed"]) == (1, 1)
+    assert presigner.stats()["from_flight"] == many(crowd) - 1
+
+
+def test_the_first_is_cancelled(clock: Clock, arrivals: Arrivals) -> None:
+    """D2: when the first of 50 who wait is cancelled, the others get the one URL of the one signature."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+
+    async def ask() -> list[Outcome]:
+        tasks = [asyncio.ensure_future(presigner.aurl("s3://media/a")) for _ in range(50)]
+        await asyncio.to_thread(arrivals.wait_for, 50)
+        tasks[0].cancel()
+        await asyncio.wait([tasks[0]])
+        keys.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, *others = asyncio.run(ask())
+    assert isinstance(first, asyncio.CancelledError)
+    assert [presigner.url("s3://media/a")] * 49 == others
+    assert (keys.fetches, presigner.stats()["signed"]) == (1, 1)
+
+
+@both_ways
+def test_the_leaders_loop_ends(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> None:
+    """D2: when the event loop that leads a flight ends, one of those who wait begins it anew."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    all_wait = threading.Event()
+
+    async def lead() -> None:
+        task = asyncio.ensure_future(presigner.aurl("s3://media/a"))
+        await asyncio.to_thread(all_wait.wait, DEADLINE)
+        assert not task.done()  # asyncio.run() cancels it, and the flight, on the way out
+
+    leader = threading.Thread(target=asyncio.run, args=(lead(),))
+
+    def meanwhile() -> None:
+        arrivals.wait_for(many(crowd))
+        all_wait.set()
+        leader.join()
+        keys.gate.set()
+
+    leader.start()
+    assert keys.asked.wait(DEADLINE)
+    arrivals.wait_for(1)
+    answers = crowd(presigner, ["s3://media/a"] * many(crowd), meanwhile)
+    assert [presigner.url("s3://media/a")] * many(crowd) == answers
+    assert (keys.fetches, presigner.stats()["signed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_loop_ends_at_once(clock: Clock, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+    """D2: a loop that ends within a few turns of asking leaves no flight to wait for in vain."""
+    monkeypatch.setattr(effects, "PATIENCE", 1)
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+
+    async def lead() -> None:
+        task = asyncio.ensure_future(presigner.aurl("s3://media/a"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not task.done()
+
+    asyncio.run(lead())
+    assert presigner.url("s3://media/a").startswith("https://media.s3.")
+
+
+@both_ways
+def test_a_failure_is_shared(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> None:
+    """D2: a failing source is asked once, each who waits is told once, and strangers get their URLs."""
+    broken, sound = Keys(clock, is_open=False), Keys(clock, is_open=False)
+    broken.failure = RuntimeError("the source is down")
+    presigner = Presigner(broken.origin("broken"), sound.origin("media"), clock=clock)
+    number = many(crowd)
+
+    def meanwhile() -> None:
+        arrivals.wait_for(number)
+        broken.gate.set()
+        sound.gate.set()
+
+    answers = crowd(presigner, ["s3://broken/a", "s3://media/a"] * (number // 2), meanwhile)
+    failures, found = answers[::2], answers[1::2]
+    assert {SigningError} == {type(failure) for failure in failures}
+    assert number // 2 == len({id(failure) for failure in failures})
+    assert "origin 'broken'" in str(failures[0])
+    assert {presigner.url("s3://media/a")} == set(found)
+    assert (broken.fetches, presigner.stats()["failed"]) == (1, number // 2)
+
+
+@both_ways
+def test_a_failure_is_not_kept(clock: Clock, crowd: Crowd) -> None:
+    """D2: whoever asks after a flight has failed begins a new one, which can succeed."""
+    keys = Keys(clock)
+    keys.failure = RuntimeError("the source is down")
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    (failure,) = crowd(presigner, ["s3://media/a"], lambda: None)
+    assert isinstance(failure, SigningError)
+    keys.failure = None
+    assert crowd(presigner, ["s3://media/a"], lambda: None) == [presigner.url("s3://media/a")]
+
+
+@pytest.mark.parametrize("batch", [Presigner.urls, lambda p, targets: asyncio.run(p.aurls(targets))])
+def test_one_origin_of_a_batch_fails(clock: Clock, batch: Callable[..., list[str]]) -> None:
+    """D2: a batch raises what its failing origin raised, and what was signed for the others is kept."""
+    keys = Keys(clock)
+    keys.failure = RuntimeError("the source is down")
+    presigner = Presigner(
+        Keys(clock).origin("media"), keys.origin("broken"), Keys(clock).origin("films"), clock=clock
+    )
+    with pytest.raises(SigningError, match="origin 'broken'"):
+        batch(presigner, ["s3://media/a", "s3://broken/a", "s3://broken/b", "s3://films/a"])
+    assert keys.fetches == 1
+    presigner.urls(["s3://media/a", "s3://films/a"])
+    assert (presigner.stats()["signed"], presigner.stats()["from_local"]) == (2, 2)
+
+
+def test_one_shape_of_a_batch_fails(clock: Clock) -> None:
+    """D2: a URL that boto3 refuses to sign fails alone, not with what else its batch asks of the origin."""
+    origin = replace(Keys(clock).origin("media"), methods=("GET", "DELETE"))
+    presigner = Presigner(origin, clock=clock)
+
+    async def ask() -> tuple[Outcome, Outcome]:
+        impossible = presigner.aurl("s3://media/a", method="DELETE", params={"ResponseContentType": "a/b"})
+        return await asyncio.gather(impossible, presigner.aurl("s3://media/a"), return_exceptions=True)
+
+    refused, answer = asyncio.run(ask())
+    assert isinstance(refused, SigningError)
+    assert presigner.url("s3://media/a") == answer
+
+
+def test_a_hanging_origin_in_a_loop(clock: Clock) -> None:
+    """D2: an origin whose credentials hang does not hold up another's objects of the same loop turn."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("slow"), Keys(clock).origin("media"), clock=clock)
+
+    async def ask() -> str:
+        slow = asyncio.ensure_future(presigner.aurl("s3://slow/a"))
+        answer = await asyncio.wait_for(presigner.aurl("s3://media/a"), DEADLINE)
+        assert not slow.done()
+        keys.gate.set()
+        await slow
+        return answer
+
+    assert asyncio.run(ask()) == presigner.url("s3://media/a")
+
+
+def test_a_hanging_origin_in_a_thread(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2: a thread whose batch hangs on one origin does not hold up those who want its other objects."""
+    monkeypatch.setattr(effects, "PATIENCE", 1)
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("slow"), Keys(clock).origin("media"), clock=clock)
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(presigner.urls, ["s3://slow/a", "s3://media/a"])
+        assert keys.asked.wait(DEADLINE)
+        try:
+            answer = presigner.url("s3://media/a")
+            assert not batch.done()
+        finally:
+            keys.gate.set()
+        assert batch.result()[1] == answer
+
+
+@both_ways
+def test_waiting_has_a_deadline(clock: Clock, monkeypatch: pytest.MonkeyPatch, crowd: Crowd) -> None:
+    """D2: who waits for a flight that nobody lands gets SigningError in the end, and the next one signs."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+    with monkeypatch.context() as patch:
+        patch.setattr(effects, "PATIENCE", 0.01)
+        (failure,) = crowd(presigner, ["s3://media/a"], lambda: None)
+    assert isinstance(failure, SigningError)
+    assert "waited 0.01 s" in str(failure)
+    assert crowd(presigner, ["s3://media/a"], lambda: None) == [presigner.url("s3://media/a")]
+
+
+@both_ways
+def test_an_abandoned_flight(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> None:
+    """D2: a flight whose leader gives it up is begun anew once, by one of those who waited."""
+    keys = Keys(clock)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    flights, _ = presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+    arrivals.wait_for(1)
+
+    def meanwhile() -> None:
+        arrivals.wait_for(many(crowd))
+        assert keys.fetches == 0
+        presigner._flights.abandon(flights)
+
+    answers = crowd(presigner, ["s3://media/a"] * many(crowd), meanwhile)
+    assert [presigner.url("s3://media/a")] * many(crowd) == answers
+    assert (keys.fetches, presigner.stats()["signed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_blocking_call_on_a_loops_thread(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_warm: bool
+) -> None:
+    """D5: a blocking call on a loop's thread waits for no flight, and says so if it fetches credentials."""
+    monkeypatch.setattr(effects, "PATIENCE", 1)
+    monkeypatch.setattr(effects.LoopThreadEffects, "_said", False)
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    if is_warm:
+        presigner.url("s3://media/other")
+        presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+
+    async def ask() -> list[str]:
+        task = asyncio.ensure_future(presigner.aurl("s3://media/a"))
+        await asyncio.sleep(0)  # it has boarded its flight, which takes off in the loop's next turn
+        assert not task.done()
+        url = presigner.url("s3://media/a")
+        if is_warm:  # the flight is the test's own: nobody lands it
+            task.cancel()
+            return [url]
+        return [url, await task]
+
+    urls = asyncio.run(ask())
+    assert {presigner.url("s3://media/a")} == set(urls)
+    assert presigner.stats()["signed"] == 1 + is_warm
+    assert ("fetches credentials on an event loop's thread" in caplog.text) is not is_warm
+
+
+# What this process keeps.
+
+
+def test_the_table_is_bounded(clock: Clock) -> None:
+    """M8: at most local_size URLs are held, and every one that had to leave is counted."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock, local_size=100)
+    presigner.urls([f"s3://media/{number}" for number in range(250)])
+    assert presigner.stats()["evicted"] == 150
+    presigner.urls([f"s3://media/{number}" for number in range(150, 250)])
+    assert (presigner.stats()["signed"], presigner.stats()["from_local"]) == (250, 100)
+
+
+def test_a_second_chance(clock: Clock) -> None:
+    """M8: of a full table the oldest URL leaves that nobody has asked for since."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock, local_size=3)
+    for key in "abcad":
+        presigner.url(f"s3://media/{key}")
+    assert presigner.stats()["evicted"] == 1
+    for key in "acd":
+        presigner.url(f"s3://media/{key}")
+    assert presigner.stats()["signed"] == 4
+    presigner.url("s3://media/b")
+    assert presigner.stats()["signed"] == 5
+
+
+@pytest.mark.usefixtures("switching_often")
+def test_counters_are_exact(clock: Clock) -> None:
+    """M8: eight threads that ask 20,000 times each are counted 160,000 times."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    targets = [f"s3://media/{number}" for number in range(10)]
+    start = threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait(DEADLINE)
+        for _ in range(2_000):
+            for target in targets:
+                presigner.url(target)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(ask) for _ in range(8)]:
+            future.result()
+    stats = presigner.stats()
+    assert (stats["resolved"], stats["signed"]) == (160_000, 10)
+
+
+@pytest.mark.usefixtures("switching_often")
+def test_cold_objects_are_signed_once(clock: Clock) -> None:
+    """D1: eight threads that ask for 1,000 cold objects in orders of their own cause 1,000 signatures."""
+    keys = Keys(clock)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    targets = [f"s3://media/{number}" for number in range(1_000)]
+    start = threading.Barrier(8)
+
+    def ask(seed: int) -> dict[str, str]:
+        mine = random.Random(seed).sample(targets, len(targets))
+        start.wait(DEADLINE)
+        return {target: presigner.url(target) for target in mine}
+
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(ask, range(8))
+    assert [first] * 7 == others
+    assert (keys.fetches, presigner.stats()["signed"]) == (1, 1_000)
+
+
+# Time.
+
+
+def dated(url: str) -> int:
+    """Return X-Amz-Date of *url* in Unix seconds."""
+    found = re.search(r"X-Amz-Date=(\w+)", url)
+    assert found
+    return timegm(strptime(found[1], "%Y%m%dT%H%M%SZ"))
+
+
+def end_of(url: str, keys: Keys) -> float:
+    """Return when S3 begins to refuse *url*."""
+    lifetime = re.search(r"X-Amz-Expires=(\d+)", url)
+    access_key = re.search(r"X-Amz-Credential=(\w+)", url)
+    assert lifetime
+    assert access_key
+    return min(dated(url) + int(lifetime[1]), keys.ends[access_key[1]])
+
+
+def test_one_url_a_window(clock: Clock) -> None:
+    """M8, P2, P3: for 8 h a URL stays until it would be SPENT, its successor is one period younger."""
+    keys = Keys(clock, seconds=604_800)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    served: Counter[str] = Counter()
+    for _ in range(480):
+        url = presigner.url("s3://media/a")
+        served[url] += 1
+        assert dated(url) <= clock.time()
+        assert end_of(url, keys) - clock.time() >= 300
+        clock.advance(60)
+    dates = [dated(url) for url in served]  # in the order in which they were first served
+    assert {2940} == {later - earlier for earlier, later in itertools.pairwise(dates)}
+    assert presigner.stats()["signed"] == len(served)
+
+
+def test_presigners_agree(clock: Clock) -> None:
+    """P2: a presigner that starts later in an object's window makes the URL that an older one serves."""
+    origin = Keys(clock).origin("media")
+    old = Presigner(origin, clock=clock)
+    url = old.url("s3://media/a")
+    clock.advance(dated(url) + 2939 - clock.time())
+    assert Presigner(origin, clock=clock).url("s3://media/a") == url
+    clock.advance(1)
+    assert Presigner(origin, clock=clock).url("s3://media/a") != url
+    assert old.url("s3://media/a") == url  # AGEING is served
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_served"), [(0, True), (2939, True), (2940, True), (3299, True), (3300, False)]
+)
+def test_ageing_and_spent(clock: Clock, seconds: int, is_served: bool) -> None:
+    """P3: an AGEING URL is served, a SPENT one is not."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    url = presigner.url("s3://media/a")
+    clock.advance(dated(url) + seconds - clock.time() if seconds else 0)
+    assert (presigner.url("s3://media/a") == url) is is_served
+
+
+@pytest.mark.parametrize("session", [3600, 7200, 43_200])
+def test_sessions_end(clock: Clock, session: int) -> None:
+    """P3, P4: over two days of short sessions every URL has min_remaining left of its true life."""
+    keys = Keys(clock, seconds=session)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    for _ in range(960):
+        url = presigner.url("s3://media/a")
+        assert end_of(url, keys) - clock.time() >= 300
+        clock.advance(180)
+    assert keys.fetches >= 172_800 // session
+
+
+def test_the_wall_clock_is_stepped(clock: Clock) -> None:
+    """P7: however the wall clock is stepped by hours, no URL is SPENT and none is dated in the future."""
+    keys = Keys(clock, seconds=604_800 * 52)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    chance = random.Random(7)
+    targets = [f"s3://media/{number}" for number in range(5)]
+    for _ in range(400):
+        if chance.random() < 0.5:
+            clock.advance(chance.choice([1, 60, 600, 3000]))
+        else:
+            clock.step(chance.choice([-1, 1]) * 3600 * chance.randint(1, 30))
+        for url in presigner.urls(chance.sample(targets, 3)):
+            assert dated(url) <= clock.time()
+            assert end_of(url, keys) - clock.time() >= 300
+
+
+def test_the_wall_clock_stands_still(clock: Clock) -> None:
+    """P7: a wall clock that is set back again and again does not lengthen a URL's stay here."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    url = presigner.url("s3://media/a")
+    left = dated(url) + 3300 - clock.time()
+    clock.advance(left - 1)
+    clock.step(1 - left)
+    assert presigner.url("s3://media/a") == url
+    assert presigner.stats()["signed"] == 1
+    clock.advance(1)
+    clock.step(-1)
+    presigner.url("s3://media/a")
+    assert presigner.stats()["signed"] == 2
