@@ -72,32 +72,38 @@ class Origin:
             raise ConfigurationError(f"origin {self.name!r}: {wrong}")
 
     def _faults_of_place(self) -> Iterator[str]:
+        bucket = self.bucket if isinstance(self.bucket, str) else ""
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.-]{1,64}", self.name, re.ASCII):
             yield 'the name must be 1 to 64 of A-Z a-z 0-9 _ - . (a metric label), e.g. "media"'
-        if self.bucket.endswith("--x-s3"):
-            yield f"{self.bucket} is a directory bucket, which needs session signatures; not supported yet"
-        if self.bucket.startswith("arn:") and not _ACCESS_POINT(self.bucket):
+        if bucket.endswith("--x-s3"):
+            yield f"{bucket} is a directory bucket, which needs session signatures; not supported yet"
+        if bucket.startswith("arn:") and not _ACCESS_POINT(bucket):
             yield (
-                f"bucket {self.bucket!r} is an ARN that cannot be signed; wanted a regional access point, "
+                f"bucket {bucket!r} is an ARN that cannot be signed; wanted a regional access point, "
                 "arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME (not multi-region, Outposts or Object Lambda)"
             )
-        if not self.bucket.startswith("arn:") and not _BUCKET(self.bucket):
+        if not bucket.startswith("arn:") and not _BUCKET(bucket):
             yield f'bucket must be a bucket\'s name such as "acme-media", got {redact(self.bucket)!r}'
         if self.region is not None and not _REGION(self.region):
             yield f'region must look like "eu-west-1", got {self.region!r}'
-        for base in (*self.urls, *([] if self.endpoint_url is None else [self.endpoint_url])):
-            if not _HTTP_BASE(base):
-                yield f'endpoint_url and urls must look like "https://host/path/", got {redact(base)!r}'
         if self.addressing_style not in ("auto", "path", "virtual"):
             yield f'addressing_style must be "auto", "path" or "virtual", got {self.addressing_style!r}'
+        if self.endpoint_url is not None and not _is_base(self.endpoint_url):
+            yield f'endpoint_url must look like "https://host/", got {redact(self.endpoint_url)!r}'
+        for url in [self.urls] if isinstance(self.urls, str) else self.urls:
+            if isinstance(self.urls, str) or not _is_base(url):
+                yield f'urls must be a list of base URLs such as ["https://host/path/"], got {redact(url)!r}'
 
     def _faults_of_use(self) -> Iterator[str]:
+        if not isinstance(self.prefix, str) or _has_surrogates(self.prefix):
+            yield f'prefix must be text such as "public/", got {self.prefix!a}'
+            return
         if self.prefix.startswith("/"):
             yield f'prefix must not begin with a slash: keys do not; got {self.prefix!r}, wanted "public/"'
-        if ".." in self.prefix.split("/") or "." in self.prefix.split("/"):
+        if _has_dots(self.prefix):
             yield f"prefix {self.prefix!r} has a dot segment, which HTTP clients collapse"
-        if not self.methods or not set(self.methods) <= set(METHODS):
-            yield f"methods must be some of {', '.join(METHODS)}, got {tuple(self.methods)!r}"
+        if isinstance(self.methods, str) or not self.methods or not set(self.methods) <= set(METHODS):
+            yield f"methods must be a tuple of some of {', '.join(METHODS)}, got {self.methods!r}"
         given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
         if len(given) > 1:
             yield f"{' and '.join(given)} were both given: credentials come from one of them"
@@ -168,7 +174,8 @@ class _Holdings:
 
     def add(self, origin: Origin) -> None:
         self._origins.setdefault(origin.prefix, origin)
-        self._lengths = tuple(sorted({len(prefix) for prefix in self._origins}, reverse=True))
+        if len(origin.prefix) not in self._lengths:
+            self._lengths = tuple(sorted((*self._lengths, len(origin.prefix)), reverse=True))
 
     def find(self, key: str) -> Origin | None:
         for length in self._lengths:
@@ -207,17 +214,17 @@ class Coverage:
         Raises:
             NotCovered: No origin holds it, or it must not be signed.
         """
-        if not target.isascii():
-            _refuse_surrogates(target)
+        if not target.isascii() and _has_surrogates(target):
+            raise NotCovered(f"{redact(target)} cannot be written as UTF-8: it has a lone surrogate")
         place = self._locate_bucket(target, encoded) if target[:5] == "s3://" else self._locate_url(target)
         key = place[2]
-        if ("/." in key or key[0] == ".") and not {".", ".."}.isdisjoint(key.split("/")):
+        if ("/." in key or key[0] == ".") and _has_dots(key):
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
         return place
 
     def _locate_bucket(self, target: str, encoded: bool) -> Place:
         bucket, _, key = target[5:].partition("/")
-        if bucket[:4] == "arn:":
+        if bucket[:4] == "arn:" and bucket not in self._buckets:  # an ARN may have a slash of its own
             name, _, key = key.partition("/")
             bucket = f"{bucket}/{name}"
         params: tuple[tuple[str, str], ...] = ()
@@ -259,11 +266,26 @@ class Coverage:
         raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
 
 
-def _refuse_surrogates(target: str) -> None:
+def _has_dots(key: str) -> bool:
+    return not {".", ".."}.isdisjoint(key.split("/"))
+
+
+def _has_surrogates(text: str) -> bool:
     try:
-        target.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise NotCovered(f"{redact(target)} cannot be written as UTF-8: it has a lone surrogate") from None
+        return True
+    return False
+
+
+def _is_base(url: object) -> bool:
+    """Return whether objects can be found below *url*: an http URL with nothing doubtful about it."""
+    if not isinstance(url, str) or not url.isascii() or not _HTTP_BASE(url) or _BAD_ESCAPE(url):
+        return False
+    try:
+        return not _has_dots(unquote_to_bytes(urlsplit(url).path).decode())
+    except ValueError:  # not UTF-8, or an IPv6 address without its bracket
+        return False
 
 
 def _host(scheme: str, netloc: str) -> str:
