@@ -226,7 +226,8 @@ class Presigner:
         """
         Return a context manager in which no hook signs anything, in its tasks and threads either.
 
-        Fetch what users name inside it. Explicit calls such as `url` go on working.
+        Fetch what users name inside it. Explicit calls such as `url` go on working. A bare
+        ``threading.Thread`` carries no context: enter it again in the thread's target.
         """
         return paused()
 

@@ -91,7 +91,12 @@ def catching() -> bool:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Catch nothing inside, in the tasks and threads started there either."""
+    """
+    Catch nothing inside, nor in tasks and threads that carry its context.
+
+    ``asyncio.to_thread`` and frameworks' thread pools carry it; a bare ``threading.Thread``
+    does not before Python 3.14: enter ``paused()`` in its target.
+    """
     token = _paused.set(True)
     try:
         yield

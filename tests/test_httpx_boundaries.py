@@ -74,6 +74,13 @@ def test_a_fetch_that_cannot_be_signed_leaves_where_the_policy_says_so(way: Way,
     assert (lenient.presigner.stats()["failed"], lenient.presigner.stats()["passed_on_error"]) == (2, 2)
 
 
+def test_a_request_with_a_host_of_its_own_is_not_caught(way: Way, door: Door) -> None:
+    """O1, S10: a Host header that is not the URL's goes out as it is: no signature could be for both."""
+    way.fetch(door.cat, headers={"Host": "media.s3.eu-west-1.amazonaws.com"})
+    assert signed(door) == [False]
+    assert way.presigner.stats()["passed_uncovered"] == 1
+
+
 def test_an_origin_for_links_only_is_not_caught(way: Way, door: Door) -> None:
     """O6: Origin(catch=False) makes links, and hooks leave its fetches alone."""
     links = way.using(presigner_for(door, catch=False))

@@ -122,11 +122,19 @@ def _catch(presigner: Presigner, url: str, method: str, headers: Mapping[str, st
         raise NotCovered(f"origin {place.origin.name!r} has catch=False")
     if method not in place.origin.methods:
         raise NotCovered(f"origin {place.origin.name!r} does not sign {method}")
+    host = headers.get("host", "").lower()
+    if place.form and host and f"//{host}/" not in place.form and f"//{_bare(host)}/" not in place.form:
+        raise NotCovered("the request has a Host header of its own, and the signature would be for the URL's")
     if "authorization" in headers:
         raise NotCovered("the request has an Authorization header, and S3 accepts one mechanism only")
     obj = presigner.caught_object(place, method, keep_overrides=unsigned is not None)
     extra = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
     return Catch(presigner, obj, extra, unsigned)
+
+
+def _bare(host: str) -> str:
+    """Return *host* without a default port, which no form has."""
+    return host.removesuffix(":443").removesuffix(":80")
 
 
 def _covers(presigner: Presigner, url: str) -> bool:

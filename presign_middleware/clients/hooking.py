@@ -36,8 +36,10 @@ class Hooks:
 
     def place(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Put ``make(original)`` in the place of the original behind ``owner.name``, once."""
-        owners = self._owners.setdefault(name, WeakSet())
+        if type(owner).__hash__ is None:  # it cannot be found again to take the hook off
+            return
         with self._lock:
+            owners = self._owners.setdefault(name, WeakSet())
             if not self.active or owner in owners:
                 return
             owners.add(owner)

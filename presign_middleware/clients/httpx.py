@@ -5,9 +5,13 @@ The seam is the transport: it sees every hop of a redirect, and what it sends th
 client never looks at, so ``response.url``, ``request.url``, the history, the log and
 outer transports keep the unsigned URL.
 
-What can go wrong: a transport of your own that subclasses ``HTTPTransport``, overrides
-its method and never calls ``super()`` passes by the hook; give that client a
-`PresignTransport`.
+What can go wrong:
+
+* A transport of your own that subclasses ``HTTPTransport``, overrides its method and never
+  calls ``super()`` passes by the hook; give that client a `PresignTransport`.
+* A plain function that someone put in the place of ``HTTPTransport.handle_request`` before
+  the hook came sees the signed URL: only wrapt's wrappers can be looked through.
+* httpcore's ``extensions={"trace": ...}`` is told of the signed request, being below it.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -82,16 +86,22 @@ class PresignTransport(_Transport):
             await self._inner.aclose()
 
     def __enter__(self) -> "PresignTransport":
+        if self._inner is not None:
+            self._inner.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, *exc: Any) -> None:
+        if self._inner is not None:
+            self._inner.__exit__(*exc)
 
     async def __aenter__(self) -> "PresignTransport":
+        if self._inner is not None:
+            await self._inner.__aenter__()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
+    async def __aexit__(self, *exc: Any) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(*exc)
 
 
 class HttpxHooks:

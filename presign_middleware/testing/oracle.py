@@ -1073,6 +1073,8 @@ class _Server(ThreadingHTTPServer):
     the interpreter from exiting; hang_up() waits for them all the same.
     """
 
+    request_queue_size = 128  # connections that may wait: a hundred clients begin at once
+
     def __init__(self, oracle: Oracle) -> None:
         self.oracle = oracle
         self._connections: dict[socket.socket, threading.Thread] = {}
