@@ -6,6 +6,7 @@ themselves. Whoever signs uses a `Snapshot`: the keys and their end, read togeth
 """
 
 import logging
+import os
 import re
 from dataclasses import replace
 from datetime import datetime
@@ -193,6 +194,8 @@ def effective(origin: Origin) -> Origin:
         return _of_client(origin)
     if origin.profile is not None:
         boto_session(origin)  # says now, and not at the first request, that there is no such profile
+    if origin.endpoint_url is None and not origin.bucket.startswith("arn:"):
+        origin = replace(origin, endpoint_url=_endpoint_of_environment())
     if origin.region is not None:
         return origin
     region = origin.arn_region or boto_session(origin).region_name
@@ -206,11 +209,24 @@ def effective(origin: Origin) -> Origin:
     return replace(origin, region=region)
 
 
+def _endpoint_of_environment() -> str | None:
+    """Return the endpoint that boto3 takes from the environment."""
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+#: Endpoints that a client has without having been given one.
+_is_boto_choice = re.compile(
+    r"https://s3(-accelerate)?(\.dualstack)?(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?"
+).fullmatch
+
+
 def _of_client(origin: Origin) -> Origin:
     meta = origin.client.meta
     endpoint = origin.endpoint_url or meta.endpoint_url
-    if re.fullmatch(r"https://s3[a-z0-9.-]*\.amazonaws\.com(\.cn)?", endpoint):
-        endpoint = None  # AWS's own: boto3 chooses host and style for each bucket
+    if _is_boto_choice(endpoint):
+        endpoint = None  # nobody gave it: boto3 chooses host and style for each bucket
     style = origin.addressing_style
     if style == "auto":
         style = (meta.config.s3 or {}).get("addressing_style", "auto")

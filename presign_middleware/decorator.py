@@ -4,6 +4,7 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar, overload
 
 import wrapt
@@ -89,8 +90,10 @@ class _Target:
         self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords
     ) -> AsyncIterator[Any]:
         target, go = self._taken(wrapped, instance, args, kwargs)
-        async for item in go(target if target is _MISSING else await self._chosen().aurl(target)):
-            yield item
+        url = target if target is _MISSING else await self._chosen().aurl(target)
+        async with aclosing(go(url)) as items:
+            async for item in items:
+                yield item
 
     def _chosen(self) -> Presigner:
         if self._presigner is not None:

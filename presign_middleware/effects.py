@@ -14,19 +14,26 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
+from threading import Lock
+from time import monotonic
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from .errors import SigningError
 from .local import Entry, Flight, Flights
 from .objects import S3Object
-from .resolver import Fly, Signing
+from .resolver import Effects, Fly, Resolver, Signing
+from .scope import Scope
 
-__all__ = ["AsyncioEffects", "BlockingEffects", "LoopThreadEffects", "run_blocking"]
+__all__ = ["AsyncioEffects", "BlockingEffects", "LoopThreadEffects", "Runner", "run_blocking"]
 
 logger = logging.getLogger("presign_middleware.effects")
 
 #: Seconds anyone waits for a resolution that another has begun.
 PATIENCE = 30
+
+#: Threads in which event loops have credentials fetched: origins that hang at once without harm.
+_MOST_THREADS = 8
 
 T = TypeVar("T")
 
@@ -69,10 +76,14 @@ class BlockingEffects:
         if opened:
             await fly(opened, self)
 
-    async def join(self, flight: Flight) -> Entry | SigningError | None:
+    def deadline(self) -> float:
+        """Return the monotonic instant until which a call that begins now may wait."""
+        return monotonic() + PATIENCE
+
+    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
         """Block until *flight* lands."""
         try:
-            return flight.future.result(timeout=PATIENCE)
+            return flight.future.result(timeout=max(0, deadline - monotonic()))
         except TimeoutError:
             # Whoever leads it hangs: let the next one who wants the object lead.
             self.flights.abandon([flight])
@@ -139,10 +150,14 @@ class AsyncioEffects:
         self.flights.abandon(batch)
         self._tasks.discard(task)
 
-    async def join(self, flight: Flight) -> Entry | SigningError | None:
+    def deadline(self) -> float:
+        """Return the loop's instant until which a call that begins now may wait."""
+        return asyncio.get_running_loop().time() + PATIENCE
+
+    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
         """Await *flight*; being cancelled here disturbs nobody else."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout_at(deadline):
                 return await asyncio.wrap_future(flight.future)
         except TimeoutError:
             self.flights.abandon([flight])
@@ -151,3 +166,73 @@ class AsyncioEffects:
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
         return await asyncio.get_running_loop().run_in_executor(self._pool(), self._signing.prepare, objects)
+
+
+class Runner:
+    """Runs a resolver's coroutine wherever it is asked from: in a thread, on a loop's thread, in a loop."""
+
+    def __init__(self, resolver: Resolver, signing: Signing, flights: Flights) -> None:
+        self._resolver = resolver
+        self._signing = signing
+        self._flights = flights
+        self._blocking = BlockingEffects(signing, flights)
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
+        self._lock = Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
+        """Return the URL of each of *objects*. Raises the first SigningError."""
+        effects = self._here()
+        return _each(run_blocking(self._resolver.resolve(objects, scope, effects)))
+
+    async def arun(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
+        """Return what `run` returns, without ever blocking the event loop."""
+        return _each(await self._resolver.resolve(objects, scope, self._in_loop()))
+
+    def prepare(self, obj: S3Object) -> None:
+        """Fetch and learn whatever signing *obj* needs. Raises SigningError."""
+        self._resolver.raise_refused(run_blocking(self._here().prepare([obj])))
+
+    async def aprepare(self, obj: S3Object) -> None:
+        """Do what `prepare` does, without ever blocking the event loop."""
+        self._resolver.raise_refused(await self._in_loop().prepare([obj]))
+
+    def close(self) -> None:
+        """Let go of threads, once what they do has ended."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def _here(self) -> Effects:
+        if asyncio._get_running_loop() is None:
+            return self._blocking
+        return LoopThreadEffects(self._signing)
+
+    def _in_loop(self) -> Effects:
+        loop = asyncio.get_running_loop()
+        effects = self._loops.get(loop)
+        if effects is None:
+            effects = self._loops[loop] = AsyncioEffects(self._signing, self._flights, self._threads)
+        return effects
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="presign")
+            return self._pool
+
+
+def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
+    """Return *answers*, or raise the first that is an error."""
+    entries = []
+    for answer in answers:
+        if isinstance(answer, SigningError):
+            # A copy: those who waited for one flight must not share a traceback.
+            raise SigningError(*answer.args) from answer.__cause__
+        entries.append(answer)
+    return entries

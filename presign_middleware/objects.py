@@ -56,7 +56,7 @@ class S3Object(NamedTuple):
         Return the name of this object's entry in a cache that processes share.
 
         *identity* names the credentials' owner (never a temporary access key id).
-        A digest of 46 printable characters: fields are length-prefixed, so no two
+        A digest of 67 printable characters: fields are length-prefixed, so no two
         different objects spell the same bytes.
 
         Raises:

@@ -8,6 +8,7 @@ compared exactly; whatever is doubtful is not covered. Everything here is pure.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
@@ -22,6 +23,9 @@ METHODS = ("GET", "HEAD", "PUT", "DELETE")
 
 #: Names a query may have: what boto3 signs, and the operation name that other SDKs add.
 _QUERY_NAMES = frozenset(SIGNED_PARAMETERS.values()) | {"x-id"}
+
+#: Origins that a message names.
+_MOST_SHOWN = 10
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}").fullmatch
 _DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
@@ -68,15 +72,15 @@ class Origin:
     client: Any = field(default=None, repr=False)  # a boto3 S3 client
 
     def __post_init__(self) -> None:
-        for wrong in (*self._faults_of_place(), *self._faults_of_use()):
+        for wrong in chain(self._faults_of_place(), self._faults_of_use()):
             raise ConfigurationError(f"origin {self.name!r}: {wrong}")
 
     def _faults_of_place(self) -> Iterator[str]:
         bucket = self.bucket if isinstance(self.bucket, str) else ""
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.-]{1,64}", self.name, re.ASCII):
             yield 'the name must be 1 to 64 of A-Z a-z 0-9 _ - . (a metric label), e.g. "media"'
-        if bucket.endswith("--x-s3"):
-            yield f"{bucket} is a directory bucket, which needs session signatures; not supported yet"
+        if bucket.endswith(("--x-s3", "--xa-s3")):
+            yield f"{bucket} is of a directory bucket, which needs session signatures; not supported yet"
         if bucket.startswith("arn:") and not _ACCESS_POINT(bucket):
             yield (
                 f"bucket {bucket!r} is an ARN that cannot be signed; wanted a regional access point, "
@@ -84,6 +88,8 @@ class Origin:
             )
         if not bucket.startswith("arn:") and not _BUCKET(bucket):
             yield f'bucket must be a bucket\'s name such as "acme-media", got {redact(self.bucket)!r}'
+        if self.arn_region not in (None, self.region) and self.region is not None:
+            yield f"region is {self.region!r}, and the access point's ARN says {self.arn_region!r}"
         if self.region is not None and not _REGION(self.region):
             yield f'region must look like "eu-west-1", got {self.region!r}'
         if self.addressing_style not in ("auto", "path", "virtual"):
@@ -170,7 +176,7 @@ class _Holdings:
 
     def __init__(self) -> None:
         self._origins: dict[str, Origin] = {}
-        self._lengths: tuple[int, ...] = ()
+        self._lengths: tuple[int, ...] = ()  # of the prefixes, the longest first
 
     def add(self, origin: Origin) -> None:
         self._origins.setdefault(origin.prefix, origin)
@@ -193,7 +199,9 @@ class Coverage:
     """
 
     def __init__(self, origins: Sequence[Origin]) -> None:
-        self._said = ", ".join(f"{o.name} (s3://{o.bucket}/{o.prefix})" for o in origins)
+        shown = [f"{o.name} (s3://{o.bucket}/{o.prefix})" for o in origins[:_MOST_SHOWN]]
+        hidden = len(origins) - len(shown)
+        self._said = ", ".join(shown) + (f" and {hidden} more" if hidden else "")
         self._buckets: dict[str, _Holdings] = {}
         self._bases: dict[str, _Holdings] = {}
         self._depths: dict[str, tuple[int, ...]] = {}  # how many path segments bases of this host have
@@ -224,18 +232,18 @@ class Coverage:
 
     def _locate_bucket(self, target: str, encoded: bool) -> Place:
         bucket, _, key = target[5:].partition("/")
-        if bucket[:4] == "arn:" and bucket not in self._buckets:  # an ARN may have a slash of its own
+        holdings = self._buckets.get(bucket)
+        if holdings is None and bucket[:4] == "arn:":  # an ARN may have a slash of its own
             name, _, key = key.partition("/")
-            bucket = f"{bucket}/{name}"
+            holdings = self._buckets.get(f"{bucket}/{name}")
         params: tuple[tuple[str, str], ...] = ()
         if encoded:
             key, _, query = key.partition("?")
             key, params = _decoded(target, key), _parameters(target, query)
         if not key:
             raise NotCovered(f"{redact(target)} has no key: a target is s3://bucket/key")
-        holdings = self._buckets.get(bucket)
-        origin = holdings and holdings.find(key)
-        if not origin:
+        origin = None if holdings is None else holdings.find(key)
+        if origin is None:
             raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
         return _place(Place, (origin, "", key, params))
 

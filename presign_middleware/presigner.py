@@ -5,34 +5,33 @@ It turns targets into objects, asks the resolver, and hands out URLs. What it do
 not hold is decided in `resolver`, signed in `signing` and waited for in `effects`.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from threading import Lock
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from .credentials import effective
-from .effects import AsyncioEffects, BlockingEffects, LoopThreadEffects, run_blocking
+from .effects import Runner
 from .environment import settings
-from .errors import ConfigurationError, NotCovered, SigningError
+from .errors import ConfigurationError, NotCovered
 from .local import Entry, Flights, Table
 from .metrics import Counts
-from .objects import S3Object, SignedURL, wire_parameters
-from .origins import METHODS, Coverage, Origin, Place
+from .objects import S3Object, SignedURL
+from .origins import Origin, Place
 from .policy import Policy
-from .resolver import Clock, Effects, Resolver
+from .resolver import Clock, Resolver
 from .scope import Scope, current, paused
 from .signing import Signing
+from .targets import Targets
 
 __all__ = ["Presigner"]
 
-#: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
-_OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
+#: Parameters of a URL under boto3's names.
+Params = Mapping[str, Any] | None
 
 
 class Presigner:
@@ -78,9 +77,7 @@ class Presigner:
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
-        self._coverage = Coverage(known)
-        self._params = {o.name: wire_parameters(o.params) for o in known}
-        self._lifetimes = {o.name: (o.policy or self.policy).lifetime for o in known}
+        self._targets = Targets(known, self.policy)
         self.counts = Counts()
         self._table = Table(local_size, self.counts)
         self._flights = Flights()
@@ -89,10 +86,7 @@ class Presigner:
         self._by_alias = self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
-        self._blocking = BlockingEffects(self._signing, self._flights)
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = Lock()
+        self._runner = Runner(self._resolver, self._signing, self._flights)
         Presigner.alive.add(self)
 
     @classmethod
@@ -120,7 +114,7 @@ class Presigner:
         target: str,
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> str:
         """
@@ -163,7 +157,7 @@ class Presigner:
         target: str,
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> str:
         """Return what `url` returns, without ever blocking the event loop."""
@@ -174,7 +168,7 @@ class Presigner:
         targets: Iterable[str],
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> list[str]:
         """Return the URL of each of *targets*, in order. Raises as `url` does, for the first that fails."""
@@ -185,7 +179,7 @@ class Presigner:
         targets: Iterable[str],
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> list[str]:
         """Return what `urls` returns, without ever blocking the event loop."""
@@ -196,7 +190,7 @@ class Presigner:
         target: str,
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return the URL of *target* and what is known of it. Raises as `url` does."""
@@ -207,7 +201,7 @@ class Presigner:
         target: str,
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
+        params: Params = None,
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return what `resolve` returns, without ever blocking the event loop."""
@@ -237,14 +231,11 @@ class Presigner:
 
     def close(self) -> None:
         """Let go of threads. What is under way ends first; a later call opens them again."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
+        self._runner.close()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+        await self._runner.aclose()
 
     def __repr__(self) -> str:
         return f"Presigner({', '.join(self.origins)})"
@@ -253,202 +244,109 @@ class Presigner:
 
     def locate(self, url: str) -> Place:
         """Return where *url*, as an HTTP client has encoded it, points. Raises NotCovered."""
-        return self._coverage.locate(url, encoded=True)
+        return self._targets.located(url)
+
+    def caught_object(self, place: Place, method: str, *, keep_overrides: bool) -> S3Object:
+        """Return the object that a caught fetch of *place* is for. Raises NotCovered."""
+        return self._targets.at(place, method) if keep_overrides else self._targets.caught(place, method)
 
     def unsigned(self, url: str) -> str | None:
         """Return the unsigned form of *url* if this presigner made it and still holds it."""
         bare, _, query = url.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
-        signature = dict(pairs).get("X-Amz-Signature")
-        rest = urlencode([(name, value) for name, value in pairs if not name.startswith("X-Amz-")])
-        if not signature or not (dict(pairs).get("X-Amz-Expires") or "").isdecimal():
+        signed = dict(pairs)
+        if not signed.get("X-Amz-Signature") or not signed.get("X-Amz-Expires", "").isdecimal():
             return None
+        rest = urlencode([(name, value) for name, value in pairs if not name.startswith("X-Amz-")])
         unsigned = f"{bare}?{rest}" if rest else bare
         try:
             place = self.locate(unsigned)
         except NotCovered:
             return None
-        lifetime = int(dict(pairs)["X-Amz-Expires"])
         for method in place.origin.methods:
             for form in (place.form, ""):
-                obj = S3Object(
-                    place.origin.name, place.origin.bucket, form, place.key, method, place.params, lifetime
-                )
-                entry = self._table.get(obj)
-                if entry is not None and entry.url.endswith(f"X-Amz-Signature={signature}"):
+                obj = self._targets.at(place._replace(form=form), method)
+                entry = self._table.get(obj._replace(lifetime=int(signed["X-Amz-Expires"])))
+                if entry is not None and entry.url.endswith(signed["X-Amz-Signature"]):
                     return unsigned
         return None
-
-    def caught_object(self, place: Place, method: str, *, keep_overrides: bool) -> S3Object:
-        """Return the object that a caught fetch of *place* is for. Raises NotCovered."""
-        if not keep_overrides and not place.origin.response_overrides:
-            place = place._replace(params=tuple([p for p in place.params if p[0] not in _OVERRIDES]))
-        return self._object_at(place, method, (), None)
 
     def url_of(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL of *obj*; with *headers*, one that signs them too and is for this request alone."""
         if headers:
-            self._refuse_first(self._signing.prepare([obj]))
+            self._runner.prepare(obj)
             return self._sign_once(obj, headers)
-        return (self._resolver.quick(obj, None, self._scope()) or self._wait([obj])[0]).url
+        scope = self._scope()
+        return (self._resolver.quick(obj, None, scope) or self._runner.run([obj], scope)[0]).url
 
     async def aurl_of(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `url_of` returns, without ever blocking the event loop."""
         if headers:
-            self._refuse_first(await self._effects().prepare([obj]))
+            await self._runner.aprepare(obj)
             return self._sign_once(obj, headers)
-        return (self._resolver.quick(obj, None, self._scope()) or (await self._await([obj]))[0]).url
+        scope = self._scope()
+        return (self._resolver.quick(obj, None, scope) or (await self._runner.arun([obj], scope))[0]).url
 
-    # From a target to an object.
-
-    def _object(
-        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
-    ) -> S3Object:
-        place = self._coverage.locate(str(target))
-        return self._object_at(place, method, wire_parameters(params) if params else (), lifetime)
-
-    def _object_at(
-        self, place: Place, method: str, params: tuple[tuple[str, str], ...], lifetime: int | None
-    ) -> S3Object:
-        origin, form, key, asked = place
-        name = origin.name
-        if method not in origin.methods:
-            self._refuse_method(origin, method)
-        if lifetime is None:
-            lifetime = self._lifetimes[name]
-        else:
-            self._signing.of(name).policy.rotation(lifetime)  # raises where it is out of bounds
-        standing = self._params[name]
-        if standing or (asked and params):
-            asked = tuple({**dict(standing), **dict(asked), **dict(params)}.items())
-        else:
-            asked = asked or params
-        # In half the time that calling the class takes: every miss comes by here.
-        return tuple.__new__(S3Object, (name, origin.bucket, form, key, method, asked, lifetime))
-
-    def _refuse_method(self, origin: Origin, method: str) -> NoReturn:
-        if method not in METHODS:
-            raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        raise NotCovered(
-            f"origin {origin.name!r} signs {', '.join(origin.methods)}, not {method}: "
-            f'Origin({origin.name!r}, ..., methods=("GET", "HEAD", {method!r})) would'
-        )
-
-    # From an object to an entry.
+    # From a target to an entry.
 
     def _scope(self) -> Scope | None:
         scope = current()
         return scope if scope is not None and scope.presigner is self else None
 
-    def _entry(
-        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
-    ) -> Entry:
-        obj, alias = self._asked(target, method, params, lifetime)
-        return self._resolver.quick(obj, alias, self._scope()) or self._wait([obj])[0]
+    def _entry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
+        obj, alias = self._object(target, method, params, lifetime)
+        scope = self._scope()
+        return self._resolver.quick(obj, alias, scope) or self._runner.run([obj], scope)[0]
 
-    async def _aentry(
-        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
-    ) -> Entry:
-        obj, alias = self._asked(target, method, params, lifetime)
-        return self._resolver.quick(obj, alias, self._scope()) or (await self._await([obj]))[0]
+    async def _aentry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
+        obj, alias = self._object(target, method, params, lifetime)
+        scope = self._scope()
+        return self._resolver.quick(obj, alias, scope) or (await self._runner.arun([obj], scope))[0]
 
-    def _asked(
-        self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
+    def _object(
+        self, target: str, method: str, params: Params, lifetime: int | None
     ) -> tuple[S3Object, str | None]:
         """Return the object, and the alias if *target* alone names it."""
         if not isinstance(target, str):
             target = str(target)
         if method == "GET" and params is None and lifetime is None:
-            return self._named_object(target), target
-        return self._object(target, method, params, lifetime), None
+            return self._named(target), target
+        return self._targets.asked(target, method, params, lifetime), None
+
+    def _named(self, target: str) -> S3Object:
+        entry = self._by_alias(target)
+        return self._targets.named(target) if entry is None else entry.object
 
     def _entries(
-        self,
-        targets: Iterable[str],
-        method: str,
-        params: Mapping[str, Any] | None,
-        lifetime: int | None,
+        self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
     ) -> list[Entry]:
-        objects, entries = self._quick(targets, method, params, lifetime)
-        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-        return _filled(entries, self._wait(missing) if missing else [])
+        entries, missing, scope = self._quick(targets, method, params, lifetime)
+        return _filled(entries, self._runner.run(missing, scope) if missing else [])
 
     async def _aentries(
-        self,
-        targets: Iterable[str],
-        method: str,
-        params: Mapping[str, Any] | None,
-        lifetime: int | None,
+        self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
     ) -> list[Entry]:
-        objects, entries = self._quick(targets, method, params, lifetime)
-        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-        return _filled(entries, await self._await(missing) if missing else [])
+        entries, missing, scope = self._quick(targets, method, params, lifetime)
+        return _filled(entries, await self._runner.arun(missing, scope) if missing else [])
 
     def _quick(
-        self,
-        targets: Iterable[str],
-        method: str,
-        params: Mapping[str, Any] | None,
-        lifetime: int | None,
-    ) -> tuple[list[S3Object], list[Entry | None]]:
-        """Return the objects, and the entry of each that could be resolved without waiting."""
+        self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
+    ) -> tuple[list[Entry | None], list[S3Object], Scope | None]:
+        """Return what could be resolved without waiting, and the objects of what could not."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
         aliases: Sequence[str | None] = wanted
         if method == "GET" and params is None and lifetime is None:
-            objects = [self._named_object(target) for target in wanted]
+            objects = [self._named(target) for target in wanted]
         else:
-            objects = [self._object(target, method, params, lifetime) for target in wanted]
+            objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
             aliases = [None] * len(wanted)
-        return objects, self._resolver.quick_all(objects, aliases, self._scope())
-
-    def _named_object(self, target: str) -> S3Object:
-        """Return the object that *target* alone names."""
-        entry = self._by_alias(target)
-        if entry is not None:
-            return entry.object
-        return self._object_at(self._coverage.locate(target), "GET", (), None)
-
-    def _wait(self, objects: Sequence[S3Object]) -> list[Entry]:
-        effects: Effects = self._blocking
-        if asyncio._get_running_loop() is not None:
-            effects = LoopThreadEffects(self._signing)
-        return _each(run_blocking(self._resolver.resolve(objects, self._scope(), effects)))
-
-    async def _await(self, objects: Sequence[S3Object]) -> list[Entry]:
-        return _each(await self._resolver.resolve(objects, self._scope(), self._effects()))
-
-    def _effects(self) -> AsyncioEffects:
-        loop = asyncio.get_running_loop()
-        effects = self._loops.get(loop)
-        if effects is None:
-            effects = self._loops[loop] = AsyncioEffects(self._signing, self._flights, self._threads)
-        return effects
-
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(8, thread_name_prefix="presign")
-            return self._pool
+        scope = self._scope()
+        entries = self._resolver.quick_all(objects, aliases, scope)
+        return entries, [o for o, entry in zip(objects, entries, strict=True) if entry is None], scope
 
     def _sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         self.counts.from_signer += 1
         return self._signing.of(obj.origin).sign_once(obj, headers, self._time())
-
-    def _refuse_first(self, refused: Mapping[S3Object, SigningError]) -> None:
-        for error in refused.values():
-            self.counts.failed += 1
-            raise error
-
-
-def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
-    """Return *answers*, or raise the first that is an error."""
-    entries = []
-    for answer in answers:
-        if isinstance(answer, SigningError):
-            # A copy: those who waited for one flight must not share a traceback.
-            raise SigningError(*answer.args) from answer.__cause__
-        entries.append(answer)
-    return entries
 
 
 def _filled(entries: list[Entry | None], waited: Sequence[Entry]) -> list[Entry]:

@@ -32,8 +32,8 @@ class RedactSignatures(logging.Filter):
         """Rewrite *record* if its text holds a signature; always keep it."""
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):  # logging itself reports arguments that do not fit
-            return True
+        except Exception:  # logging reports what does not fit, with all its arguments
+            text = _unfit(record)
         clean = _SECRETS.sub(r"\1[redacted]", text)
         if clean != text:
             record.msg, record.args = clean, ()
@@ -45,6 +45,13 @@ class RedactSignatures(logging.Filter):
             # The exception itself would go to whoever formats it anew.
             record.exc_text, record.exc_info = clean, None
         return True
+
+
+def _unfit(record: logging.LogRecord) -> str:
+    try:
+        return f"{record.msg} {record.args!r}"
+    except Exception:  # what cannot be written cannot leak
+        return ""
 
 
 def redact(target: object) -> str:

@@ -12,7 +12,7 @@ who wait for that object and by nobody else; a flight whose leader is gone is be
 anew by one of those who waited.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from threading import Lock
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from .scope import Scope
 
 __all__ = ["Clock", "Effects", "Resolver", "Signing"]
 
-#: Uploads and deletions are signed each time: handing one signature to two callers helps nobody.
+#: Uploads and deletions are signed each time: their URLs are not kept.
 _KEPT_METHODS = frozenset({"GET", "HEAD"})
 
 Fly = Callable[[Sequence[Flight], "Effects"], Coroutine[Any, Any, None]]
@@ -61,8 +61,11 @@ class Effects(Protocol):
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """See to it that `fly` lands *opened*, whatever becomes of the caller."""
 
-    async def join(self, flight: Flight) -> Entry | SigningError | None:
-        """Wait for *flight*, for a bounded time; None: it was abandoned."""
+    def deadline(self) -> float:
+        """Return the instant, on a clock of its own, until which a call that begins now may wait."""
+
+    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
+        """Wait for *flight* until *deadline*; None: it was abandoned."""
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """`Signing.prepare`, where it may block."""
@@ -112,13 +115,14 @@ class Resolver:
         answers: dict[S3Object, Entry | SigningError] = {}
         wanted = list(dict.fromkeys(objects))
         self._counts.from_flight += len(objects) - len(wanted)
+        deadline = effects.deadline()
         while wanted:
             abandoned = []
             for portion in effects.portions(wanted):
                 opened, joined = effects.flights.board(portion)
                 await effects.launch(opened, self._fly)
                 for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
-                    answer = await effects.join(flight)
+                    answer = await effects.join(flight, deadline)
                     if answer is None:
                         abandoned.append(flight.object)
                         continue
@@ -126,6 +130,12 @@ class Resolver:
                     self._take_note(answer, scope, is_mine=is_mine)
             wanted = abandoned
         return [answers[obj] for obj in objects]
+
+    def raise_refused(self, refused: Mapping[S3Object, SigningError]) -> None:
+        """Raise the first of *refused*, which a preparation without a flight returned, and count it."""
+        for error in refused.values():
+            self._counts.failed += 1
+            raise error
 
     def _take_note(self, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool) -> None:
         if isinstance(answer, SigningError):
@@ -159,7 +169,9 @@ class Resolver:
         if answer is None:
             try:
                 with self._lock:
-                    answer = self._now(flight.object, None, None, self._time(), self._monotonic())
+                    wall, monotonic = self._time(), self._monotonic()
+                    answer = self._known(flight.object, None, wall, monotonic)
+                    answer = answer or self._sign(flight.object, None, wall, monotonic)
             except SigningError as error:
                 answer = error
         if answer is None:
@@ -172,23 +184,17 @@ class Resolver:
     def _quick(
         self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
     ) -> Entry | None:
-        if self._flights.has(obj):
-            entry = self._known(obj, scope, wall, monotonic)
-        else:
-            entry = self._now(obj, alias, scope, wall, monotonic)
+        entry = self._known(obj, scope, wall, monotonic)
+        if entry is None and not self._flights.has(obj):
+            try:
+                entry = self._sign(obj, alias, wall, monotonic)
+            except SigningError:
+                self._counts.failed += 1
+                raise
+        elif entry is not None and alias is not None and entry.alias is None:
+            self._table.name(entry, alias)
         if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
             scope.remember(entry)
-        return entry
-
-    def _now(
-        self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
-    ) -> Entry | None:
-        """Return *obj*'s URL, known or signed; None where signing needs I/O first."""
-        entry = self._known(obj, scope, wall, monotonic)
-        if entry is None:
-            return self._sign(obj, alias, wall, monotonic)
-        if alias is not None and entry.alias is None:
-            self._table.name(entry, alias)
         return entry
 
     def _sign(self, obj: S3Object, alias: str | None, wall: float, monotonic: float) -> Entry | None:

@@ -64,6 +64,7 @@ class Scope:
     def __enter__(self) -> "Scope":
         self._outer = _current.get()
         _current.set(self)
+        self.ended = False
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -50,6 +50,10 @@ _MINUTES = tuple(f"T{minute // 60:02}{minute % 60:02}" for minute in range(1440)
 _SECONDS = tuple(f"{second:02}Z" for second in range(60))
 
 
+#: An empty hash: a copy of it is there sooner than a new one.
+_sha256 = hashlib.sha256()
+
+
 def signing_key(secret_key: str, day: str, region: str, service: str) -> bytes:
     """Return the key that signs for one UTC *day* (``YYYYMMDD``), *region* and *service*."""
     key = f"AWS4{secret_key}".encode()
@@ -113,9 +117,9 @@ class Signer:
         minute, second = divmod(date - self._midnight, 60)
         instant = f"{self._day}{_MINUTES[minute]}{_SECONDS[second]}"
         before, after = self._canonical
-        request = hashlib.sha256(f"{self._root}{path}{before}{instant}{after}".encode()).hexdigest()
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request}".encode())
+        request, inner, outer = _sha256.copy(), self._inner.copy(), self._outer.copy()
+        request.update(f"{self._root}{path}{before}{instant}{after}".encode())
+        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request.hexdigest()}".encode())
         outer.update(inner.digest())
         before, after = self._query
         return f"{self._base}{path}{before}{instant}{after}{outer.hexdigest()}"
@@ -137,7 +141,9 @@ class Plan:
         if not parts.path.endswith(f"/{path}"):
             raise ValueError("the key is not the end of the path")
         self.method = method
-        self.host = parts.netloc
+        # SigV4 signs the Host header as clients send it: in lower case, without a default port.
+        default = ":443" if parts.scheme == "https" else ":80"
+        self.host = parts.netloc.lower().removesuffix(default)
         self.root = parts.path.removesuffix(path)
         self.base = f"{parts.scheme}://{parts.netloc}{self.root}"
         raw = dict(pair.split("=", 1) for pair in parts.query.split("&"))
@@ -168,15 +174,19 @@ class Recipe:
         self._params = params
         self._signers: dict[int, Signer] = {}
 
+    def sign(self, plan: Plan, path: str, now: float) -> tuple[str, int]:
+        """Return the URL of the key that is quoted as *path*, and its date: the start of its window."""
+        date = self.rotation.date(crc32(path.encode()), now)
+        signer = self._signers.get(date // _DAY) or self.signer(plan, date)
+        return signer.sign(path, date), date
+
     def signer(self, plan: Plan, date: int) -> Signer:
-        """Return what signs on *date*'s UTC day."""
+        """Make what signs on *date*'s UTC day."""
         day = date // _DAY
-        signer = self._signers.get(day)
-        if signer is None:
-            if len(self._signers) > LONGEST // _DAY + 1:  # more days than URLs live are past
-                self._signers.clear()
-            signer = Signer(plan, self.snapshot, day, self.rotation.lifetime, dict(self._params))
-            self._signers[day] = signer
+        if len(self._signers) > LONGEST // _DAY + 1:  # more days than URLs live are past
+            self._signers.clear()
+        signer = Signer(plan, self.snapshot, day, self.rotation.lifetime, dict(self._params))
+        self._signers[day] = signer
         return signer
 
 
@@ -296,9 +306,7 @@ class OriginSigning:
         skew = self._skew
         plan = recipe.plan
         if plan is not None:
-            path = quote_key(key)
-            date = recipe.rotation.date(crc32(path.encode()), wall + skew)
-            url = recipe.signer(plan, date).sign(path, date)
+            url, date = recipe.sign(plan, quote_key(key), wall + skew)
             self._counts.signed += 1
         else:
             url, date = self._sign_by_boto(obj, snapshot, {})
@@ -358,8 +366,7 @@ class OriginSigning:
         token = "marker/token+=" if shape.has_token else None
         snapshot = Snapshot("AKIAMARKER", "marker", token, FOREVER)
         try:
-            boto = _Boto(self.origin, snapshot)
-            theirs = boto.url(marker, self.origin.bucket, {})
+            theirs = _Boto(self.origin, snapshot).url(marker, self.origin.bucket, {})
         except Exception as error:
             raise SigningError(
                 f"origin {self.origin.name!r}: boto3 cannot sign {shape.method} for bucket "

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import boto3
@@ -301,6 +301,27 @@ def test_async_generators() -> None:
 
     assert asyncio.run(collect()) == [SIGNED]
     assert inspect.isasyncgenfunction(lines)
+
+
+def test_async_generators_are_closed() -> None:
+    """Closing a decorated async generator runs to the end of the function's own finally."""
+    closed = []
+
+    @presigned(PRESIGNER)
+    async def lines(url: str) -> AsyncGenerator[str, None]:
+        try:
+            yield url
+        finally:
+            await asyncio.sleep(0)
+            closed.append(url)
+
+    async def take_one() -> list[str]:
+        found = lines(TARGET)
+        assert await anext(found) == SIGNED
+        await found.aclose()
+        return list(closed)
+
+    assert asyncio.run(take_one()) == [SIGNED]
 
 
 # Whose presigner.

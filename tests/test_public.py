@@ -303,15 +303,15 @@ def test_every_url_is_counted_once(presigner: Presigner) -> None:
 def test_closing_is_harmless(presigner: Presigner) -> None:
     """close() and aclose() can be called at any time, any number of times, and calls after them work."""
 
-    async def use(key: str) -> str:
+    async def use(**params: str) -> str:
         await presigner.aclose()
         await presigner.aclose()
-        return await presigner.aurl(f"s3://acme-media/public/{key}")
+        return await presigner.aurl("s3://acme-media/public/a", params=params)
 
     presigner.close()
-    first = asyncio.run(use("a"))
+    first = asyncio.run(use())
     presigner.close()
     presigner.close()
     assert presigner.url("s3://acme-media/public/a") == first
-    assert presigner.url("s3://acme-media/public/a", method="HEAD") != first
-    assert asyncio.run(use("b")) == presigner.url("s3://acme-media/public/b")
+    # A further shape of URL: boto3 is asked for one in a thread.
+    assert "versionId=1" in asyncio.run(use(VersionId="1"))

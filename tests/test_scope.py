@@ -223,22 +223,25 @@ def test_an_error_ends_a_scope(presigner: Presigner) -> None:
 
 
 def test_nested_scopes(clock: Clock) -> None:
-    """D3: scopes of two presigners do not mix: each remembers its own URLs, and the inner one is current."""
+    """D3: scopes of two presigners do not mix, even where their origins have one name."""
+    other = boto3.Session(aws_access_key_id="AKIAOTHER", aws_secret_access_key="secret")
     outer, inner = (
-        Presigner(Origin(name, bucket="media", session=SESSION), clock=clock) for name in ("outer", "inner")
+        Presigner(Origin("media", bucket="media", region="eu-west-1", session=session), clock=clock)
+        for session in (SESSION, other)
     )
     with outer.scope() as outside:
-        outer.url("s3://media/a")
+        theirs = [outer.url("s3://media/a")]
         with inner.scope() as inside:
             assert current() is inside
-            for _ in range(2):
-                inner.url("s3://media/a")
-                outer.url("s3://media/a")
+            for key in "abab":
+                assert "AKIAOTHER" in inner.url(f"s3://media/{key}")
+                theirs.append(outer.url(f"s3://media/{key}"))
         assert current() is outside
-        outer.url("s3://media/a")
+        theirs.append(outer.url("s3://media/a"))
     assert current() is None
-    assert counted(outer) == (1, 2, 1)
-    assert counted(inner) == (1, 0, 1)
+    assert [url for url in theirs if "AKIATEST" not in url] == []
+    assert counted(outer) == (1, 3, 2)
+    assert counted(inner) == (2, 0, 2)
 
 
 def test_both_kinds_of_with(presigner: Presigner) -> None:

@@ -1,0 +1,1 @@
+"""What a URL costs, beside what it costs elsewhere: ``python -m tests.benchmarks``."""

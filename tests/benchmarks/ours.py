@@ -1,0 +1,150 @@
+"""
+What `Presigner` does: the same runs, once with every URL held and once with none.
+
+Held URLs are asked for by the very same strings each time, which is the hardest
+comparison: a dict finds those fastest. What is cold has a presigner of its own each
+round, whose plan is learned before the clock starts.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from time import perf_counter
+from typing import Any
+
+from presign_middleware import Origin, Policy, Presigner
+
+from .rounds import Contender, each, whole
+from .workload import BUCKET, LIFETIME, PASSES, REGION, TARGETS, session
+
+__all__ = ["Ours"]
+
+#: Ask a presigner for every target, so many times over; return the seconds for one URL.
+Run = Callable[[Presigner, int], float]
+AsyncRun = Callable[[Presigner, int], Coroutine[Any, Any, float]]
+
+
+class Ours:
+    """The contenders of this library; those of asyncio run on *runner*'s loop."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._session = session()
+        self._singles: dict[str, Run] = {
+            "url()": lambda presigner, passes: each(presigner.url, TARGETS, passes),
+            "url(), in a scope": _urls_in_scopes,
+            "await aurl()": _awaited(runner, _await_each),
+        }
+        self._pages: dict[str, Run] = {
+            "urls()": lambda presigner, passes: whole(presigner.urls, TARGETS, passes),
+            "urls(), in a scope": _pages_in_scopes,
+            "await aurls()": _awaited(runner, _await_pages),
+            "await aurls(), in a scope": _awaited(runner, _await_pages_in_scopes),
+        }
+
+    def url(self, target: str) -> str:
+        """Return a URL of *target*."""
+        return self._presigner().url(target)
+
+    def finds_each(self) -> tuple[Contender, ...]:
+        """Find every URL with a call of its own; a scope lasts for 200, or for all of them."""
+        return self._held({**self._singles, "url(), again in a scope": _urls_again_in_a_scope})
+
+    def finds_pages(self) -> tuple[Contender, ...]:
+        """Find 200 URLs with one call; a scope is as long as a page."""
+        return self._held(self._pages)
+
+    def signs_each(self) -> tuple[Contender, ...]:
+        """Sign every URL with a call of its own."""
+        return self._cold(self._singles)
+
+    def signs_pages(self) -> tuple[Contender, ...]:
+        """Sign 200 URLs with one call."""
+        return self._cold(self._pages)
+
+    def _held(self, runs: Mapping[str, Run]) -> tuple[Contender, ...]:
+        presigner = self._presigner()
+        presigner.urls(TARGETS)
+
+        def contender(name: str, run: Run) -> Contender:
+            # A URL or two may turn over meanwhile; more, and something else is timed.
+            return Contender(
+                name, lambda: lambda: _checked(presigner, run, PASSES, signed=range(10)), is_ours=True
+            )
+
+        return tuple(contender(name, run) for name, run in runs.items())
+
+    def _cold(self, runs: Mapping[str, Run]) -> tuple[Contender, ...]:
+        def contender(name: str, run: Run) -> Contender:
+            def prepare() -> Callable[[], float]:
+                presigner = self._presigner()
+                presigner.url(f"s3://{BUCKET}/learn-the-plan")
+                all_of_them = range(len(TARGETS), len(TARGETS) + 1)
+                return lambda: _checked(presigner, run, 1, signed=all_of_them)
+
+            return Contender(name, prepare, is_ours=True)
+
+        return tuple(contender(name, run) for name, run in runs.items())
+
+    def _presigner(self) -> Presigner:
+        origin = Origin("media", bucket=BUCKET, region=REGION, session=self._session)
+        return Presigner(origin, policy=Policy(lifetime=LIFETIME))
+
+
+def _checked(presigner: Presigner, run: Run, passes: int, *, signed: range) -> float:
+    """Return what *run* took, if it made as many signatures as it was to make, and by plan."""
+    before = presigner.stats()
+    took = run(presigner, passes)
+    after = presigner.stats()
+    made = after["signed"] - before["signed"]
+    if made not in signed or after["signed_by_boto3"]:
+        raise AssertionError(f"{made} URLs were signed where {signed} were expected, not all by plan")
+    return took
+
+
+def _awaited(runner: asyncio.Runner, run: AsyncRun) -> Run:
+    return lambda presigner, passes: runner.run(run(presigner, passes))
+
+
+def _urls_in_scopes(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        with presigner.scope():
+            for target in TARGETS:
+                presigner.url(target)
+    return (perf_counter() - start) / (passes * len(TARGETS))
+
+
+def _urls_again_in_a_scope(presigner: Presigner, passes: int) -> float:
+    with presigner.scope():
+        presigner.urls(TARGETS)
+        return each(presigner.url, TARGETS, passes)
+
+
+def _pages_in_scopes(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        with presigner.scope():
+            presigner.urls(TARGETS)
+    return (perf_counter() - start) / (passes * len(TARGETS))
+
+
+async def _await_each(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        for target in TARGETS:
+            await presigner.aurl(target)
+    return (perf_counter() - start) / (passes * len(TARGETS))
+
+
+async def _await_pages(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        await presigner.aurls(TARGETS)
+    return (perf_counter() - start) / (passes * len(TARGETS))
+
+
+async def _await_pages_in_scopes(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        async with presigner.scope():
+            await presigner.aurls(TARGETS)
+    return (perf_counter() - start) / (passes * len(TARGETS))

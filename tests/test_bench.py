@@ -1,0 +1,109 @@
+"""The benchmark runs and tells everything it has timed. What it tells is nobody's to assert."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rich", reason="the benchmark's tables are drawn by rich")
+
+ROOT = Path(__file__).parent.parent
+
+CASES = {
+    "Held: one URL a call": {
+        "url()",
+        "url(), in a scope",
+        "url(), again in a scope",
+        "await aurl()",
+        "dict, end compared",
+        "dict, in a function",
+        "boto3 in a TTLCache",
+    },
+    "Held: a page of 200": {
+        "urls()",
+        "urls(), in a scope",
+        "await aurls()",
+        "await aurls(), in a scope",
+        "dict, end compared",
+        "boto3 in a TTLCache",
+        "obstore, one list",
+        "boto3",
+    },
+    "Cold: one URL a call": {
+        "url()",
+        "url(), in a scope",
+        "await aurl()",
+        "two bare hashes",
+        "obstore",
+        "boto3",
+        "boto3 in a TTLCache",
+    },
+    "Cold: a page of 200": {
+        "urls()",
+        "urls(), in a scope",
+        "await aurls()",
+        "await aurls(), in a scope",
+        "two bare hashes",
+        "obstore, one list",
+        "obstore",
+        "boto3",
+        "boto3 in a TTLCache",
+    },
+}
+
+
+def run(arguments: Sequence[str], *, without: Sequence[str] = ()) -> str:
+    """Return what the benchmark prints, in a process where the modules *without* are not installed."""
+    hide = "".join(f"sys.modules[{name!r}] = None; " for name in without)
+    code = (
+        f"import runpy, sys; {hide}runpy.run_module('tests.benchmarks', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def rows_by_case(told: Any) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in told["rows"]:
+        found.setdefault(row["case"], set()).add(row["name"])
+    return found
+
+
+def test_a_quick_run_tells_every_row_and_goal_in_80_columns(tmp_path: Path) -> None:
+    pytest.importorskip("cachetools")
+    pytest.importorskip("obstore")
+    path = tmp_path / "bench.json"
+    printed = run(["--quick", "--json", str(path)])
+    told = json.loads(path.read_text())
+    assert rows_by_case(told) == CASES
+    for row in told["rows"]:
+        assert not row["missing"]
+        assert 0 < row["min_us"] <= row["median_us"] <= row["max_us"]
+        assert set(row["times_as_long_as"]) == CASES[row["case"]]
+        assert row["times_as_long_as"][row["name"]] == 1
+    assert [goal["goal"] in printed for goal in told["goals"]] == [True] * 3
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_peer_that_is_not_installed_is_told_as_missing(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    printed = run(["--rounds", "1", "--json", str(path)], without=["cachetools", "obstore"])
+    told = json.loads(path.read_text())
+    missing = {row["name"] for row in told["rows"] if row["missing"]}
+    assert missing == {"boto3 in a TTLCache", "obstore", "obstore, one list"}
+    assert rows_by_case(told) == CASES
+    assert "missing" in printed
+    assert len(told["goals"]) == 3
