@@ -1,0 +1,71 @@
+# `make` lists the targets. ARGS= is handed on: make test ARGS="-k demo"
+
+# The first that runs and is new enough; a name on the PATH may be a shim of nothing.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	echo $$python; break; fi; done)
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install memcached demo test check bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	printf 'make %-10s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## make .venv with everything that development needs
+
+$(STAMP): pyproject.toml
+	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
+	echo 'Python 3.11 or later is needed and was not found; if it has another name: make PYTHON=/path/to/python' >&2; \
+	exit 1; fi; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	rm -rf $(VENV); "$$python" -m venv $(VENV) >/dev/null 2>&1; } || { \
+	rm -rf $(VENV); \
+	echo "$$python cannot make a virtual environment: it has no venv or no ensurepip module." >&2; \
+	echo 'On Debian and Ubuntu: apt-get install python3-venv' >&2; \
+	exit 1; }
+	@echo 'Installing into $(VENV) ...'
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -qq --editable '.[demo]' --group dev
+	@touch $@
+
+memcached: ## fetch memcached with the system's package manager, if it is absent
+	@if command -v memcached >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then may=env; \
+	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
+	else may=; fi; \
+	if command -v brew >/dev/null; then brew install --quiet memcached; \
+	elif [ -z "$$may" ]; then :; \
+	elif command -v apt-get >/dev/null; then $$may apt-get -qq update; \
+	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install memcached; \
+	elif command -v dnf >/dev/null; then $$may dnf -q -y install memcached; \
+	elif command -v apk >/dev/null; then $$may apk add -q memcached; \
+	fi >/dev/null 2>&1 </dev/null; \
+	command -v memcached >/dev/null || \
+	echo 'memcached is absent and could not be installed; tests that need it cannot run. Install it by hand.' >&2
+
+demo: install ## measure a gallery before and after on a real S3 server, then serve it
+	@$(BIN)/python -m presign_middleware demo $(ARGS)
+
+test: install memcached ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install ## lint, formatting, types and layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: install ## run the benchmarks
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean: ## remove .venv, builds and caches
+	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+"""
+Every example in the README and the docs runs, page by page, from top to bottom.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from presign_middleware import interception
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's examples build on each other, and leave no hook behind."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    names: dict[str, object] = {"__name__": page.stem}
+    for example in EXAMPLE.findall(page.read_text()):
+        exec(compile(example, str(page), "exec"), names)
+    assert not interception._installed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    """A relative link is to a file that is there."""
+    lost = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert not lost
