@@ -29,7 +29,7 @@ class PresignMiddleware:
     def __init__(self, app: App, presigner: Presigner | None = None) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
-        intercept()
+        intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""

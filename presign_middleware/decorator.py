@@ -136,7 +136,8 @@ def _argument(function: Any, arg: str | None) -> tuple[int, str]:
         arg = "url" if "url" in names else next((n for n in names if n not in ("self", "cls")), None)
     if arg not in names:
         raise ConfigurationError(
-            f"@presigned {function.__qualname__}() has no argument {arg or 'at all'}; "
-            f"it has: {', '.join(names)}"
+            f"@presigned {function.__qualname__}() has no argument that could be the target"
+            if arg is None
+            else f"@presigned {function.__qualname__}() has no argument {arg}; it has: {', '.join(names)}"
         )
     return -1 if parameters[arg].kind is inspect.Parameter.KEYWORD_ONLY else names.index(arg), arg

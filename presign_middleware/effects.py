@@ -10,7 +10,7 @@ How to wait: the three ways the resolver's coroutine is run.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary
 
 from .errors import SigningError
 from .local import Entry, Flight, Flights
+from .metrics import Counts
 from .objects import S3Object
-from .resolver import Effects, Fly, Resolver, Signing
+from .resolver import Effects, Fly, Resolver, Signs
 from .scope import Scope
 
 __all__ = ["AsyncioEffects", "BlockingEffects", "LoopThreadEffects", "Runner", "run_blocking"]
@@ -63,7 +64,7 @@ def _waited(flight: Flight) -> SigningError:
 class BlockingEffects:
     """Does everything in the calling thread."""
 
-    def __init__(self, signing: Signing, flights: Flights) -> None:
+    def __init__(self, signing: Signs, flights: Flights) -> None:
         self.flights = flights
         self._signing = signing
 
@@ -99,7 +100,7 @@ class LoopThreadEffects(BlockingEffects):
 
     _said = False
 
-    def __init__(self, signing: Signing) -> None:
+    def __init__(self, signing: Signs) -> None:
         super().__init__(signing, Flights())
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
@@ -107,8 +108,9 @@ class LoopThreadEffects(BlockingEffects):
         if not LoopThreadEffects._said:
             LoopThreadEffects._said = True
             logger.warning(
-                "a blocking call fetches credentials on an event loop's thread, which stalls every request "
-                "there; await aurl() or aurls() instead, or call presigner.url() once at start-up"
+                "a blocking call fetches credentials or builds a boto3 client on an event loop's thread, "
+                "which stalls every request there; await aurl() or aurls() instead, or call "
+                "presigner.url() once at start-up"
             )
         return await super().prepare(objects)
 
@@ -116,7 +118,7 @@ class LoopThreadEffects(BlockingEffects):
 class AsyncioEffects:
     """Gathers what one turn of a loop asks for, and resolves it in one task an origin."""
 
-    def __init__(self, signing: Signing, flights: Flights, pool: Callable[[], ThreadPoolExecutor]) -> None:
+    def __init__(self, signing: Signs, flights: Flights, pool: Callable[[], ThreadPoolExecutor]) -> None:
         self.flights = flights
         self._signing = signing
         self._pool = pool
@@ -169,33 +171,56 @@ class AsyncioEffects:
 
 
 class Runner:
-    """Runs a resolver's coroutine wherever it is asked from: in a thread, on a loop's thread, in a loop."""
+    """Finds URLs for whoever asks: at once where that is possible, else by waiting as one may there."""
 
-    def __init__(self, resolver: Resolver, signing: Signing, flights: Flights) -> None:
+    def __init__(self, resolver: Resolver, signing: Signs, flights: Flights, counts: Counts) -> None:
         self._resolver = resolver
         self._signing = signing
         self._flights = flights
+        self._counts = counts
         self._blocking = BlockingEffects(signing, flights)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
         self._lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
-        """Return the URL of each of *objects*. Raises the first SigningError."""
-        effects = self._here()
-        return _each(run_blocking(self._resolver.resolve(objects, scope, effects)))
+    def find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return the URL of *obj*; see `Resolver.quick`. May block; raises SigningError."""
+        return self._resolver.quick(obj, alias, scope) or self._wait([obj], scope)[0]
 
-    async def arun(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
-        """Return what `run` returns, without ever blocking the event loop."""
-        return _each(await self._resolver.resolve(objects, scope, self._in_loop()))
+    async def afind(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return what `find` returns, without ever blocking the event loop."""
+        return self._resolver.quick(obj, alias, scope) or (await self._await([obj], scope))[0]
 
-    def prepare(self, obj: S3Object) -> None:
-        """Fetch and learn whatever signing *obj* needs. Raises SigningError."""
-        self._resolver.raise_refused(run_blocking(self._here().prepare([obj])))
+    def find_all(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry]:
+        """Return the URL of each of *objects*. May block; raises the first SigningError."""
+        entries = self._resolver.quick_all(objects, aliases, scope)
+        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+        return _filled(entries, self._wait(missing, scope) if missing else [])
 
-    async def aprepare(self, obj: S3Object) -> None:
-        """Do what `prepare` does, without ever blocking the event loop."""
-        self._resolver.raise_refused(await self._in_loop().prepare([obj]))
+    async def afind_all(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry]:
+        """Return what `find_all` returns, without ever blocking the event loop."""
+        entries = self._resolver.quick_all(objects, aliases, scope)
+        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+        return _filled(entries, await self._await(missing, scope) if missing else [])
+
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL that signs *headers* too, for one request alone. May block; raises SigningError."""
+        try:
+            url = self._signing.sign_once(obj, headers)
+        except SigningError:
+            self._counts.failed += 1
+            raise
+        self._counts.from_signer += 1
+        return url
+
+    async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return what `sign_once` returns, without ever blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads(), self.sign_once, obj, headers)
 
     def close(self) -> None:
         """Let go of threads, once what they do has ended."""
@@ -208,17 +233,18 @@ class Runner:
         """Do what `close` does, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
-    def _here(self) -> Effects:
-        if asyncio._get_running_loop() is None:
-            return self._blocking
-        return LoopThreadEffects(self._signing)
+    def _wait(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
+        effects: Effects = self._blocking
+        if asyncio._get_running_loop() is not None:  # the public one raises, which costs 1 us
+            effects = LoopThreadEffects(self._signing)
+        return _each(run_blocking(self._resolver.resolve(objects, scope, effects)))
 
-    def _in_loop(self) -> Effects:
+    async def _await(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
         loop = asyncio.get_running_loop()
         effects = self._loops.get(loop)
         if effects is None:
             effects = self._loops[loop] = AsyncioEffects(self._signing, self._flights, self._threads)
-        return effects
+        return _each(await self._resolver.resolve(objects, scope, effects))
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -236,3 +262,9 @@ def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
             raise SigningError(*answer.args) from answer.__cause__
         entries.append(answer)
     return entries
+
+
+def _filled(entries: list[Entry | None], waited: Sequence[Entry]) -> list[Entry]:
+    """Return *entries* with what was *waited* for in its gaps."""
+    rest = iter(waited)
+    return [next(rest) if entry is None else entry for entry in entries]

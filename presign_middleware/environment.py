@@ -49,4 +49,5 @@ def _number(name: str, text: str) -> int | float:
     try:
         return int(text) if name.removeprefix("PRESIGN_").lower() in _WHOLE else float(text)
     except ValueError:
-        raise ConfigurationError(f"{name} must be a number, got {text!r}") from None
+        kind = "whole number" if name.removeprefix("PRESIGN_").lower() in _WHOLE else "number"
+        raise ConfigurationError(f"{name} must be a {kind}, got {text!r}") from None

@@ -31,6 +31,7 @@ _lock = RLock()  # an import hook may fire while one of ours is being placed
 _wanted: Counter[str] = Counter()
 _installed: dict[str, _Hooks] = {}
 _awaited: set[str] = set()
+_modules: dict[str, ModuleType] = {}  # those that are imported to their end, as not all of sys.modules are
 
 
 class Interception:
@@ -88,9 +89,6 @@ def intercept(*clients: str, presigner: Presigner | None = None) -> Interception
             elif name in _modules:
                 _place(_modules[name])
     return Interception(names, presigner)
-
-
-_modules: dict[str, ModuleType] = {}
 
 
 def _place(library: ModuleType) -> None:

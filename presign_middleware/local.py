@@ -63,7 +63,7 @@ class Entry:
         self.date = date
         self.end = end + since
         host = since - skew
-        self.born = date - skew - _AHEAD
+        self.born = date - max(skew, 0) - _AHEAD
         self.fresh_until = fresh_until = fresh_until + host
         self.ageing_until = ageing_until = ageing_until + host
         self.fresh_until_monotonic = fresh_until + offset

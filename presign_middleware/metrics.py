@@ -30,7 +30,7 @@ class Counts:
     evicted: int = 0  # URLs dropped because the local table was full
 
     caught: int = 0  # fetches that a hook or an adapter signed
-    passed_uncovered: int = 0  # fetches that it let go, since no origin holds them
+    passed_uncovered: int = 0  # fetches that it let go: not covered, or not to be signed
     passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request
     passed_redirect: int = 0  # covered hops that went out unsigned: something else redirected there
     passed_on_error: int = 0  # covered fetches that went out unsigned: Policy(on_error="pass")

@@ -16,7 +16,10 @@ from urllib.parse import quote, urlsplit
 
 from .errors import ConfigurationError
 
-__all__ = ["SIGNED_PARAMETERS", "S3Object", "SignedURL", "quote_key", "wire_parameters"]
+__all__ = ["SIGNED_PARAMETERS", "Parameters", "S3Object", "SignedURL", "quote_key", "wire_parameters"]
+
+#: Wire names and decoded values, in the caller's order.
+Parameters = tuple[tuple[str, str], ...]
 
 #: Format version of cache keys: two versions never read each other's entries.
 KEY_VERSION = "p1"
@@ -48,7 +51,7 @@ class S3Object(NamedTuple):
     form: str  #: base URL the caller asked for; "" for the origin's own form
     key: str  #: decoded, never empty
     method: str
-    params: tuple[tuple[str, str], ...]  #: wire names and decoded values, in the caller's order
+    params: Parameters
     lifetime: int  #: seconds, X-Amz-Expires
 
     def cache_key(self, namespace: str, identity: str) -> str:
@@ -121,7 +124,7 @@ def quote_key(key: str) -> str:
     return key if _PLAIN_KEY(key) else quote(key, safe="/~")
 
 
-def wire_parameters(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def wire_parameters(params: Mapping[str, Any]) -> Parameters:
     """
     Return boto3's parameter names and values as they stand in a URL, in the order given.
 

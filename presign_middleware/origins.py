@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
 from .errors import ConfigurationError, NotCovered
-from .objects import SIGNED_PARAMETERS, wire_parameters
+from .objects import SIGNED_PARAMETERS, Parameters, wire_parameters
 from .policy import Policy
 from .redaction import redact
 
@@ -41,7 +41,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)  # by identity: params and sessions have no hash
 class Origin:
     """
     A named place where objects live.
@@ -72,8 +72,9 @@ class Origin:
     client: Any = field(default=None, repr=False)  # a boto3 S3 client
 
     def __post_init__(self) -> None:
-        for wrong in chain(self._faults_of_place(), self._faults_of_use()):
-            raise ConfigurationError(f"origin {self.name!r}: {wrong}")
+        fault = next(chain(self._faults_of_place(), self._faults_of_use()), None)
+        if fault is not None:
+            raise ConfigurationError(f"origin {self.name!r}: {fault}")
 
     def _faults_of_place(self) -> Iterator[str]:
         bucket = self.bucket if isinstance(self.bucket, str) else ""
@@ -113,7 +114,10 @@ class Origin:
         given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
         if len(given) > 1:
             yield f"{' and '.join(given)} were both given: credentials come from one of them"
-        wire_parameters(self.params)
+        try:
+            wire_parameters(self.params)
+        except ConfigurationError as error:
+            yield str(error)
 
     @property
     def path_style(self) -> bool:
@@ -162,7 +166,7 @@ class Place(NamedTuple):
     origin: Origin
     form: str  #: base URL the caller asked for; "" for an s3:// target
     key: str  #: decoded
-    params: tuple[tuple[str, str], ...]  #: wire names, in the caller's order
+    params: Parameters
 
 
 #: Makes a place of its fields in half the time that calling the class takes.
@@ -236,7 +240,7 @@ class Coverage:
         if holdings is None and bucket[:4] == "arn:":  # an ARN may have a slash of its own
             name, _, key = key.partition("/")
             holdings = self._buckets.get(f"{bucket}/{name}")
-        params: tuple[tuple[str, str], ...] = ()
+        params: Parameters = ()
         if encoded:
             key, _, query = key.partition("?")
             key, params = _decoded(target, key), _parameters(target, query)
@@ -321,7 +325,7 @@ def _decoded(target: str, text: str) -> str:
         raise NotCovered(f"{redact(target)} is not UTF-8 once its escapes are read") from None
 
 
-def _parameters(target: str, query: str) -> tuple[tuple[str, str], ...]:
+def _parameters(target: str, query: str) -> Parameters:
     if not query:
         return ()
     if _BAD_ESCAPE(query):

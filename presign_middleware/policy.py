@@ -7,8 +7,7 @@ takes ``now``. Nothing here reads a clock.
 A URL signed at *date* for *L* seconds is
 
 * FRESH until a full rotation period has passed since *date*: served;
-* AGEING until fewer than *min_remaining* seconds are left: served, and renewed
-  after the response;
+* AGEING until fewer than *min_remaining* seconds are left: served, and to be renewed;
 * SPENT from then on: never served.
 """
 

@@ -9,19 +9,21 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from threading import Lock
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
+from .catching import Catching
 from .credentials import effective
 from .effects import Runner
 from .environment import settings
-from .errors import ConfigurationError, NotCovered
+from .errors import ConfigurationError
 from .local import Entry, Flights, Table
 from .metrics import Counts
 from .objects import S3Object, SignedURL
-from .origins import Origin, Place
+from .origins import Origin
 from .policy import Policy
 from .resolver import Clock, Resolver
 from .scope import Scope, current, paused
@@ -73,30 +75,33 @@ class Presigner:
                 'a presigner needs an origin, such as Origin("media", bucket="acme-media")'
             )
         self.policy = policy or Policy()
-        known = [effective(Origin.parse(o) if isinstance(o, str) else o) for o in origins]
+        given = [Origin.parse(origin) if isinstance(origin, str) else origin for origin in origins]
+        known = [effective(replace(o, policy=o.policy or self.policy)) for o in given]
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
-        self._targets = Targets(known, self.policy)
+        self._targets = Targets(known)
         self.counts = Counts()
         self._table = Table(local_size, self.counts)
         self._flights = Flights()
-        self._signing = Signing(known, self.policy, self.counts, clock)
-        self._resolver = Resolver(self._signing, self._table, self._flights, self.counts, clock)
+        signing = Signing(known, self.counts, clock)
+        resolver = Resolver(signing, self._table, self._flights, self.counts, clock)
+        self._runner = Runner(resolver, signing, self._flights, self.counts)
         self._by_alias = self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
-        self._runner = Runner(self._resolver, self._signing, self._flights)
+        self.catching = Catching(self._targets, self._table, self._runner, self.counts, self._scope)
         Presigner.alive.add(self)
 
     @classmethod
     def from_env(cls) -> "Presigner":
         """
-        Return the presigner that the environment describes: one per process.
+        Return the presigner that the environment describes: one per process and environment.
 
         ``PRESIGN_ORIGINS`` holds one or more origins in their short form, parted by
         spaces (``media=s3://acme-media/public/?region=eu-west-1``). Each setting of
-        `Policy` is a variable too: ``PRESIGN_LIFETIME``, ``PRESIGN_MIN_REMAINING``, ...
+        `Policy` is a variable too, ``PRESIGN_LIFETIME``, ``PRESIGN_MIN_REMAINING``, ...,
+        and so is ``PRESIGN_LOCAL_SIZE``.
 
         Raises:
             ConfigurationError: ``PRESIGN_ORIGINS`` is absent, or a variable cannot work.
@@ -112,7 +117,6 @@ class Presigner:
     def url(
         self,
         target: str,
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
@@ -155,7 +159,6 @@ class Presigner:
     async def aurl(
         self,
         target: str,
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
@@ -166,29 +169,28 @@ class Presigner:
     def urls(
         self,
         targets: Iterable[str],
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
     ) -> list[str]:
         """Return the URL of each of *targets*, in order. Raises as `url` does, for the first that fails."""
-        return [entry.url for entry in self._entries(targets, method, params, lifetime)]
+        objects, aliases = self._objects(targets, method, params, lifetime)
+        return [entry.url for entry in self._runner.find_all(objects, aliases, self._scope())]
 
     async def aurls(
         self,
         targets: Iterable[str],
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
     ) -> list[str]:
         """Return what `urls` returns, without ever blocking the event loop."""
-        return [entry.url for entry in await self._aentries(targets, method, params, lifetime)]
+        objects, aliases = self._objects(targets, method, params, lifetime)
+        return [entry.url for entry in await self._runner.afind_all(objects, aliases, self._scope())]
 
     def resolve(
         self,
         target: str,
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
@@ -199,7 +201,6 @@ class Presigner:
     async def aresolve(
         self,
         target: str,
-        *,
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
@@ -240,68 +241,15 @@ class Presigner:
     def __repr__(self) -> str:
         return f"Presigner({', '.join(self.origins)})"
 
-    # For clients: what a hook needs, once it has a URL in its hands.
-
-    def locate(self, url: str) -> Place:
-        """Return where *url*, as an HTTP client has encoded it, points. Raises NotCovered."""
-        return self._targets.located(url)
-
-    def caught_object(self, place: Place, method: str, *, keep_overrides: bool) -> S3Object:
-        """Return the object that a caught fetch of *place* is for. Raises NotCovered."""
-        return self._targets.at(place, method) if keep_overrides else self._targets.caught(place, method)
-
-    def unsigned(self, url: str) -> str | None:
-        """Return the unsigned form of *url* if this presigner made it and still holds it."""
-        bare, _, query = url.partition("?")
-        pairs = parse_qsl(query, keep_blank_values=True)
-        signed = dict(pairs)
-        if not signed.get("X-Amz-Signature") or not signed.get("X-Amz-Expires", "").isdecimal():
-            return None
-        rest = urlencode([(name, value) for name, value in pairs if not name.startswith("X-Amz-")])
-        unsigned = f"{bare}?{rest}" if rest else bare
-        try:
-            place = self.locate(unsigned)
-        except NotCovered:
-            return None
-        for method in place.origin.methods:
-            for form in (place.form, ""):
-                obj = self._targets.at(place._replace(form=form), method)
-                entry = self._table.get(obj._replace(lifetime=int(signed["X-Amz-Expires"])))
-                if entry is not None and entry.url.endswith(signed["X-Amz-Signature"]):
-                    return unsigned
-        return None
-
-    def url_of(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        """Return a URL of *obj*; with *headers*, one that signs them too and is for this request alone."""
-        if headers:
-            self._runner.prepare(obj)
-            return self._sign_once(obj, headers)
-        scope = self._scope()
-        return (self._resolver.quick(obj, None, scope) or self._runner.run([obj], scope)[0]).url
-
-    async def aurl_of(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        """Return what `url_of` returns, without ever blocking the event loop."""
-        if headers:
-            await self._runner.aprepare(obj)
-            return self._sign_once(obj, headers)
-        scope = self._scope()
-        return (self._resolver.quick(obj, None, scope) or (await self._runner.arun([obj], scope))[0]).url
-
-    # From a target to an entry.
-
     def _scope(self) -> Scope | None:
         scope = current()
         return scope if scope is not None and scope.presigner is self else None
 
     def _entry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
-        obj, alias = self._object(target, method, params, lifetime)
-        scope = self._scope()
-        return self._resolver.quick(obj, alias, scope) or self._runner.run([obj], scope)[0]
+        return self._runner.find(*self._object(target, method, params, lifetime), self._scope())
 
     async def _aentry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
-        obj, alias = self._object(target, method, params, lifetime)
-        scope = self._scope()
-        return self._resolver.quick(obj, alias, scope) or (await self._runner.arun([obj], scope))[0]
+        return await self._runner.afind(*self._object(target, method, params, lifetime), self._scope())
 
     def _object(
         self, target: str, method: str, params: Params, lifetime: int | None
@@ -317,42 +265,15 @@ class Presigner:
         entry = self._by_alias(target)
         return self._targets.named(target) if entry is None else entry.object
 
-    def _entries(
+    def _objects(
         self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
-    ) -> list[Entry]:
-        entries, missing, scope = self._quick(targets, method, params, lifetime)
-        return _filled(entries, self._runner.run(missing, scope) if missing else [])
-
-    async def _aentries(
-        self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
-    ) -> list[Entry]:
-        entries, missing, scope = self._quick(targets, method, params, lifetime)
-        return _filled(entries, await self._runner.arun(missing, scope) if missing else [])
-
-    def _quick(
-        self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
-    ) -> tuple[list[Entry | None], list[S3Object], Scope | None]:
-        """Return what could be resolved without waiting, and the objects of what could not."""
+    ) -> tuple[list[S3Object], Sequence[str | None]]:
+        """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
-        aliases: Sequence[str | None] = wanted
         if method == "GET" and params is None and lifetime is None:
-            objects = [self._named(target) for target in wanted]
-        else:
-            objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
-            aliases = [None] * len(wanted)
-        scope = self._scope()
-        entries = self._resolver.quick_all(objects, aliases, scope)
-        return entries, [o for o, entry in zip(objects, entries, strict=True) if entry is None], scope
-
-    def _sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        self.counts.from_signer += 1
-        return self._signing.of(obj.origin).sign_once(obj, headers, self._time())
-
-
-def _filled(entries: list[Entry | None], waited: Sequence[Entry]) -> list[Entry]:
-    """Return *entries* with what was *waited* for in its gaps."""
-    rest = iter(waited)
-    return [next(rest) if entry is None else entry for entry in entries]
+            return [self._named(target) for target in wanted], wanted
+        objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
+        return objects, [None] * len(wanted)
 
 
 def _signed_url(entry: Entry, target: str) -> SignedURL:

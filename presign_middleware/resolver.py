@@ -22,7 +22,7 @@ from .metrics import Counts
 from .objects import S3Object
 from .scope import Scope
 
-__all__ = ["Clock", "Effects", "Resolver", "Signing"]
+__all__ = ["Clock", "Effects", "Resolver", "Signs"]
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
 _KEPT_METHODS = frozenset({"GET", "HEAD"})
@@ -40,11 +40,14 @@ class Clock(Protocol):
         """Return seconds from some fixed instant."""
 
 
-class Signing(Protocol):
+class Signs(Protocol):
     """Whoever can sign."""
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | None:
-        """Return a new URL, or None when `prepare` must come first. No I/O. Raises SigningError."""
+    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
+        """Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
+
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL whose signature covers *headers*, for one request alone. May block."""
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
@@ -68,15 +71,13 @@ class Effects(Protocol):
         """Wait for *flight* until *deadline*; None: it was abandoned."""
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
-        """`Signing.prepare`, where it may block."""
+        """`Signs.prepare`, where it may block."""
 
 
 class Resolver:
     """Finds or makes the URL of an object. Reads the clock, does no I/O of its own."""
 
-    def __init__(
-        self, signing: Signing, table: Table, flights: Flights, counts: Counts, clock: Clock
-    ) -> None:
+    def __init__(self, signing: Signs, table: Table, flights: Flights, counts: Counts, clock: Clock) -> None:
         self._signing = signing
         self._table = table
         self._flights = flights
@@ -114,7 +115,6 @@ class Resolver:
         """Return the URL of each of *objects*, or why there is none, in their order."""
         answers: dict[S3Object, Entry | SigningError] = {}
         wanted = list(dict.fromkeys(objects))
-        self._counts.from_flight += len(objects) - len(wanted)
         deadline = effects.deadline()
         while wanted:
             abandoned = []
@@ -129,13 +129,11 @@ class Resolver:
                     answers[flight.object] = answer
                     self._take_note(answer, scope, is_mine=is_mine)
             wanted = abandoned
+        again = sum([isinstance(answers[obj], Entry) for obj in objects]) - sum(
+            [isinstance(answer, Entry) for answer in answers.values()]
+        )
+        self._counts.from_flight += again  # asked for twice in one call
         return [answers[obj] for obj in objects]
-
-    def raise_refused(self, refused: Mapping[S3Object, SigningError]) -> None:
-        """Raise the first of *refused*, which a preparation without a flight returned, and count it."""
-        for error in refused.values():
-            self._counts.failed += 1
-            raise error
 
     def _take_note(self, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool) -> None:
         if isinstance(answer, SigningError):
@@ -150,11 +148,14 @@ class Resolver:
         """Land every one of *flights*."""
         try:
             wanting = [flight for flight in flights if not self._land(flight, effects)]
-            if wanting:
+            while wanting:
                 refused = await effects.prepare([flight.object for flight in wanting])
-                for flight in wanting:
-                    if not self._land(flight, effects, refused.get(flight.object)):
-                        effects.flights.land(flight, _ended(flight.object))
+                left = [f for f in wanting if not self._land(f, effects, refused.get(f.object))]
+                if len(left) == len(wanting):
+                    for flight in left:
+                        effects.flights.land(flight, _unready(flight.object))
+                    break
+                wanting = left  # a batch may have more shapes of URL than plans are kept
         except Exception as error:  # a defect of ours must not strand those who wait
             for flight in flights:
                 failure = SigningError(f"resolving failed: {type(error).__name__}")
@@ -167,13 +168,10 @@ class Resolver:
         """Land *flight* if its object was refused, is known by now, or can be signed without I/O."""
         answer: Entry | SigningError | None = refused
         if answer is None:
-            try:
-                with self._lock:
-                    wall, monotonic = self._time(), self._monotonic()
-                    answer = self._known(flight.object, None, wall, monotonic)
-                    answer = answer or self._sign(flight.object, None, wall, monotonic)
-            except SigningError as error:
-                answer = error
+            obj, wall, monotonic = flight.object, self._time(), self._monotonic()
+            with self._lock:
+                answer = self._known(obj, None, wall, monotonic)
+                answer = answer or self._sign(obj, None, wall, monotonic)
         if answer is None:
             return False
         effects.flights.land(flight, answer)
@@ -185,25 +183,28 @@ class Resolver:
         self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
     ) -> Entry | None:
         entry = self._known(obj, scope, wall, monotonic)
-        if entry is None and not self._flights.has(obj):
-            try:
-                entry = self._sign(obj, alias, wall, monotonic)
-            except SigningError:
+        if entry is not None:
+            if entry.alias is None and alias is not None:
+                self._table.name(entry, alias)
+        elif not self._flights.has(obj):
+            answer = self._sign(obj, alias, wall, monotonic)
+            if isinstance(answer, SigningError):
                 self._counts.failed += 1
-                raise
-        elif entry is not None and alias is not None and entry.alias is None:
-            self._table.name(entry, alias)
+                raise answer
+            entry = answer
         if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
             scope.remember(entry)
         return entry
 
-    def _sign(self, obj: S3Object, alias: str | None, wall: float, monotonic: float) -> Entry | None:
-        entry = self._signing.sign(obj, wall, monotonic)
-        if entry is not None:
+    def _sign(
+        self, obj: S3Object, alias: str | None, wall: float, monotonic: float
+    ) -> Entry | SigningError | None:
+        answer = self._signing.sign(obj, wall, monotonic)
+        if isinstance(answer, Entry):
             self._counts.from_signer += 1
             if obj.method in _KEPT_METHODS:
-                self._table.put(entry, alias)
-        return entry
+                self._table.put(answer, alias)
+        return answer
 
     def _known(self, obj: S3Object, scope: Scope | None, wall: float, monotonic: float) -> Entry | None:
         """Return what this request or this process holds of *obj* and may serve."""
@@ -234,5 +235,5 @@ def _servable(entry: Entry, scope: Scope | None, wall: float, monotonic: float) 
     return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2
 
 
-def _ended(obj: S3Object) -> SigningError:
-    return SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")
+def _unready(obj: S3Object) -> SigningError:
+    return SigningError(f"origin {obj.origin!r}: its credentials ended before a URL could be signed")

@@ -1,20 +1,18 @@
 """
 Signatures: plans, and boto3 as their oracle and their fallback.
 
-No rule of AWS is written down here but the arithmetic of SigV4. For every shape of
-URL boto3 is asked for one, for a marker key with every awkward character. Host, path
-and query are learned from its answer, and the marker is signed again by the plan. Only
-when the two agree byte for byte does the plan sign that shape; otherwise boto3 does.
+For every shape of URL boto3 is asked for one, for a marker key with every awkward
+character. A plan learns host, path and query from the answer and signs the marker
+again. Only when the two agree byte for byte does the plan sign that shape; otherwise
+boto3 does, one by one.
 """
 
 import calendar
-import hashlib
-import hmac
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from threading import Lock, local
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
 
@@ -22,12 +20,13 @@ from .credentials import Snapshot, Source, boto_session
 from .errors import SigningError
 from .local import Entry
 from .metrics import Counts
-from .objects import SIGNED_PARAMETERS, S3Object, quote_key
+from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
+from .plans import DAY, Plan, Signer
 from .policy import FOREVER, LONGEST, Policy, Rotation
 from .resolver import Clock
 
-__all__ = ["OriginSigning", "Plan", "Recipe", "Signer", "Signing"]
+__all__ = ["OriginSigning", "Signing"]
 
 logger = logging.getLogger("presign_middleware.signing")
 
@@ -45,149 +44,80 @@ _MOST_RECIPES = 1_000
 #: Shapes kept for one origin: more than that are a caller's mistake, and are learned anew.
 _MOST_PLANS = 64
 
-_DAY = 86_400
-_MINUTES = tuple(f"T{minute // 60:02}{minute % 60:02}" for minute in range(1440))
-_SECONDS = tuple(f"{second:02}Z" for second in range(60))
+
+class _Recipe(Protocol):
+    """All that signing an object of one kind needs but its key: who signs, with what, for how long."""
+
+    snapshot: Snapshot
+
+    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
+        """Return a new URL of *obj*; *offset* is monotonic time less wall time."""
 
 
-#: An empty hash: a copy of it is there sooner than a new one.
-_sha256 = hashlib.sha256()
-
-
-def signing_key(secret_key: str, day: str, region: str, service: str) -> bytes:
-    """Return the key that signs for one UTC *day* (``YYYYMMDD``), *region* and *service*."""
-    key = f"AWS4{secret_key}".encode()
-    for part in (day, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
-
-
-class Signer:
-    """
-    Signs the keys of one plan on one UTC day: everything else is already in place.
-
-    Holds two texts that a key and an instant complete: the URL, and SigV4's canonical
-    request. See "Authenticating Requests: Using Query Parameters" in the S3 reference.
-    """
-
-    __slots__ = ("_base", "_canonical", "_day", "_inner", "_midnight", "_outer", "_query", "_root", "_scope")
+class _PlanRecipe:
+    """Signs by a plan, with one credential, one lifetime and one set of parameter values."""
 
     def __init__(
-        self, plan: "Plan", snapshot: Snapshot, day: int, lifetime: int, values: Mapping[str, str]
+        self, plan: Plan, snapshot: Snapshot, rotation: Rotation, obj: S3Object, skew: float, counts: Counts
     ) -> None:
-        self._midnight = day * _DAY
-        self._day = time.strftime("%Y%m%d", time.gmtime(self._midnight))
-        scope = f"{self._day}/{plan.region}/{plan.service}/aws4_request"
-        filled = {
-            "X-Amz-Credential": f"{snapshot.access_key}/{scope}",
-            "X-Amz-Expires": str(lifetime),
-            "X-Amz-Security-Token": snapshot.token or "",
-            **values,
-        }
-        query = [
-            (
-                name,
-                known
-                if known is not None
-                else "\0"
-                if name == "X-Amz-Date"
-                else quote(filled[name], safe="-._~"),
-            )
-            for name, known in plan.query
-        ]
-        # Where the instant goes is marked with a NUL, which no escaped text holds.
-        self._query = "&".join(f"{name}={value}" for name, value in query).split("\0")
-        self._query = [f"?{self._query[0]}", f"{self._query[1]}&X-Amz-Signature="]
-        canonical = "&".join(f"{name}={value}" for name, value in sorted(query)).split("\0")
-        self._canonical = [
-            f"\n{canonical[0]}",
-            f"{canonical[1]}\nhost:{plan.host}\n\nhost\nUNSIGNED-PAYLOAD",
-        ]
-        self._base = plan.base
-        self._root = f"{plan.method}\n{plan.root}"
-        self._scope = f"\n{scope}\n"
-        # HMAC is two hashes, each begun with the key (RFC 2104). Copies of the two begun
-        # ones sign in a quarter of the time of hmac.digest, the most of a signature's cost.
-        key = signing_key(snapshot.secret_key, self._day, plan.region, plan.service).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in key]))
-        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in key]))
-
-    def sign(self, path: str, date: int) -> str:
-        """Return the URL of the key that is quoted as *path*, signed at *date*, an instant of this day."""
-        minute, second = divmod(date - self._midnight, 60)
-        instant = f"{self._day}{_MINUTES[minute]}{_SECONDS[second]}"
-        before, after = self._canonical
-        request, inner, outer = _sha256.copy(), self._inner.copy(), self._outer.copy()
-        request.update(f"{self._root}{path}{before}{instant}{after}".encode())
-        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request.hexdigest()}".encode())
-        outer.update(inner.digest())
-        before, after = self._query
-        return f"{self._base}{path}{before}{instant}{after}{outer.hexdigest()}"
-
-
-class Plan:
-    """
-    Everything of a URL but the key, the instant, the credential and the parameters' values.
-
-    Made of a URL that boto3 signed for the marker key.
-
-    Raises:
-        ValueError: The URL is not of a form that a plan can make.
-    """
-
-    def __init__(self, method: str, url: str, names: Sequence[str]) -> None:
-        parts = urlsplit(url)
-        path = quote_key(_MARKER)
-        if not parts.path.endswith(f"/{path}"):
-            raise ValueError("the key is not the end of the path")
-        self.method = method
-        # SigV4 signs the Host header as clients send it: in lower case, without a default port.
-        default = ":443" if parts.scheme == "https" else ":80"
-        self.host = parts.netloc.lower().removesuffix(default)
-        self.root = parts.path.removesuffix(path)
-        self.base = f"{parts.scheme}://{parts.netloc}{self.root}"
-        raw = dict(pair.split("=", 1) for pair in parts.query.split("&"))
-        filled = {*names, "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token"}
-        del raw["X-Amz-Signature"]
-        #: Names in the URL's order; a value where every URL of this plan has the same one.
-        self.query = tuple((name, None if name in filled else value) for name, value in raw.items())
-        *_, self.region, self.service, _ = dict(parse_qsl(parts.query))["X-Amz-Credential"].split("/")
-
-
-class Recipe:
-    """
-    A plan, a credential, a lifetime and parameter values: all that objects have in common.
-
-    Holds one `Signer` a UTC day. *plan* is None where boto3 signs.
-    """
-
-    __slots__ = ("_params", "_signers", "plan", "rotation", "snapshot", "standing_life")
-
-    def __init__(
-        self, plan: Plan | None, snapshot: Snapshot, rotation: Rotation, params: tuple[tuple[str, str], ...]
-    ) -> None:
-        self.plan = plan
         self.snapshot = snapshot
-        self.rotation = rotation
+        self._plan = plan
+        self._rotation = rotation
+        self._values = dict(obj.params)
+        self._skew = skew
+        self._counts = counts
         #: The life of every URL, counted from its date, where no credential cuts it short.
-        self.standing_life = rotation.life(0) if snapshot.life is FOREVER else None
-        self._params = params
+        self._life = rotation.life(0) if snapshot.life is FOREVER else None
         self._signers: dict[int, Signer] = {}
 
-    def sign(self, plan: Plan, path: str, now: float) -> tuple[str, int]:
-        """Return the URL of the key that is quoted as *path*, and its date: the start of its window."""
-        date = self.rotation.date(crc32(path.encode()), now)
-        signer = self._signers.get(date // _DAY) or self.signer(plan, date)
-        return signer.sign(path, date), date
+    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
+        """Return a URL of *obj* that is dated at the start of its present window."""
+        path = quote_key(obj.key)
+        skew = self._skew
+        date = self._rotation.date(crc32(path.encode()), wall + skew)
+        signer = self._signers.get(date // DAY) or self._signer(date // DAY)
+        self._counts.signed += 1
+        url, life = signer.sign(path, date), self._life
+        if life is not None:
+            return Entry(obj, url, date, life, date, skew, offset)
+        life = self._rotation.life(date, self.snapshot.life)
+        return _alive(Entry(obj, url, date, life, 0, skew, offset), wall)
 
-    def signer(self, plan: Plan, date: int) -> Signer:
-        """Make what signs on *date*'s UTC day."""
-        day = date // _DAY
-        if len(self._signers) > LONGEST // _DAY + 1:  # more days than URLs live are past
+    def sign(self, path: str, date: int) -> str:
+        """Return the URL of the key that is quoted as *path*, signed at *date*."""
+        return self._signer(date // DAY).sign(path, date)
+
+    def _signer(self, day: int) -> Signer:
+        if len(self._signers) > LONGEST // DAY + 1:  # more days than URLs live are past
             self._signers.clear()
-        signer = Signer(plan, self.snapshot, day, self.rotation.lifetime, dict(self._params))
+        signer = Signer(self._plan, self.snapshot, day, self._rotation.lifetime, self._values)
         self._signers[day] = signer
         return signer
+
+
+class _BotoRecipe:
+    """Has boto3 sign a shape that no plan can make. Such a URL is dated now, by this host's clock."""
+
+    def __init__(
+        self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts
+    ) -> None:
+        self.snapshot = snapshot
+        self._boto = boto
+        self._rotation = rotation
+        self._skew = skew
+        self._counts = counts
+
+    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
+        """Return what boto3 makes of *obj*."""
+        try:
+            url = self._boto.url(obj, {})
+        except SigningError as error:
+            return error
+        self._counts.signed += 1
+        self._counts.signed_by_boto3 += 1
+        date = _date(url)
+        life = self._rotation.life(date, self.snapshot.life)
+        return _alive(Entry(obj, url, date, life, 0, self._skew, offset), wall)
 
 
 class _Shape(NamedTuple):
@@ -247,8 +177,8 @@ class _Boto:
         self._client.meta.events.register("before-sign.s3", self._complete)
         logging.getLogger("botocore.auth").addFilter(_hush)  # adding it twice does nothing
 
-    def url(self, obj: S3Object, bucket: str, headers: Mapping[str, str]) -> str:
-        """Return what boto3 makes of *obj*, signed now, with *headers* signed as well."""
+    def url(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return what boto3 makes of *obj*, signed now, with *headers* signed too. Raises SigningError."""
         params: dict[str, Any] = {_BOTO_NAMES[n]: v for n, v in obj.params if n in _BOTO_NAMES}
         if "PartNumber" in params:
             params["PartNumber"] = int(params["PartNumber"])
@@ -260,9 +190,14 @@ class _Boto:
             try:
                 url: str = self._client.generate_presigned_url(
                     _OPERATIONS[obj.method],
-                    Params={"Bucket": bucket, "Key": obj.key, **params},
+                    Params={"Bucket": obj.bucket, "Key": obj.key, **params},
                     ExpiresIn=obj.lifetime,
                 )
+            except Exception as error:  # botocore has no common base for them
+                raise SigningError(
+                    f"origin {obj.origin!r}: boto3 cannot sign {obj.method} for bucket {obj.bucket!r}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             finally:
                 _hush.thread.signing = False
         return url
@@ -281,60 +216,32 @@ class _Boto:
 class OriginSigning:
     """Signs for one origin."""
 
-    def __init__(self, origin: Origin, policy: Policy, counts: Counts) -> None:
+    def __init__(self, origin: Origin, counts: Counts) -> None:
         self.origin = origin
-        self.policy = policy
-        self._skew = policy.skew
+        self.policy = origin.policy or Policy()
         self._counts = counts
-        self._source = Source(origin, policy.assumed_session)
+        self._source = Source(origin, self.policy.assumed_session)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
-        self._recipes: dict[tuple[str, str, tuple[tuple[str, str], ...], int], Recipe] = {}
+        self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
         self._learning = Lock()
-        self._boto: _Boto | None = None
+        self._boto: _Boto | None = None  # of the snapshot in use
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | None:
-        """Return a new URL of *obj*, or None if `prepare` must come first."""
+    def recipe(self, obj: S3Object, wall: float) -> _Recipe | None:
+        """Return what signs *obj* and its like, or None if `prepare` must come first."""
         snapshot = self._source.present(wall)
         if snapshot is None:
             return None
-        _, _, form, key, method, params, lifetime = obj
-        recipe = self._recipes.get((form, method, params, lifetime))
-        if recipe is None or recipe.snapshot is not snapshot:
-            recipe = self._new_recipe(obj, snapshot)
-            if recipe is None:
-                return None
-        skew = self._skew
-        plan = recipe.plan
-        if plan is not None:
-            url, date = recipe.sign(plan, quote_key(key), wall + skew)
-            self._counts.signed += 1
-        else:
-            url, date = self._sign_by_boto(obj, snapshot, {})
-        life, since = recipe.standing_life, date
-        if life is None:
-            life, since = recipe.rotation.life(date, snapshot.life), 0
-        entry = Entry(obj, url, date, life, since, skew, monotonic - wall)
-        if not entry.born <= wall < entry.ageing_until:
-            raise SigningError(_why_spent(obj, entry, wall, by_plan=plan is not None))
-        return entry
-
-    def _new_recipe(self, obj: S3Object, snapshot: Snapshot) -> Recipe | None:
-        try:
-            plan = self._plans[_Shape.of(obj, snapshot)]
-        except KeyError:
-            return None
-        if len(self._recipes) >= _MOST_RECIPES:
-            self._recipes.clear()
-        recipe = Recipe(plan, snapshot, self.policy.rotation(obj.lifetime), obj.params)
-        self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
-        return recipe
+        recipe = self._recipes.get((obj.form, obj.method, obj.params, obj.lifetime))
+        if recipe is not None and recipe.snapshot is snapshot:
+            return recipe
+        return self._new_recipe(obj, snapshot)
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str], wall: float) -> str:
-        """Return a URL whose signature covers *headers*, for one request alone. After `prepare`."""
-        snapshot = self._source.present(wall)
-        if snapshot is None:
-            raise SigningError(f"origin {obj.origin!r}: its credentials ended while a URL was signed")
-        return self._sign_by_boto(obj, snapshot, headers)[0]
+        """Return a URL whose signature covers *headers*. May block; raises SigningError."""
+        url = self._boto_of(self.renew(wall)).url(obj, headers)
+        self._counts.signed += 1
+        self._counts.signed_by_boto3 += 1
+        return url
 
     def renew(self, wall: float) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
@@ -346,37 +253,51 @@ class OriginSigning:
         shape = _Shape.of(obj, snapshot)
         with self._learning:
             if shape not in self._plans:
+                plan = self._learn(shape)
                 if len(self._plans) >= _MOST_PLANS:
-                    self._plans.clear()
-                self._plans[shape] = self._learn(shape)
+                    del self._plans[next(iter(self._plans))]
+                self._plans[shape] = plan
+            if self._plans[shape] is None:
+                self._boto_of(snapshot)
+
+    def _new_recipe(self, obj: S3Object, snapshot: Snapshot) -> _Recipe | None:
+        try:
+            plan = self._plans[_Shape.of(obj, snapshot)]
+        except KeyError:
+            return None
+        if len(self._recipes) >= _MOST_RECIPES:
+            self._recipes.clear()
+        rotation, skew, counts = self.policy.rotation(obj.lifetime), self.policy.skew, self._counts
+        recipe: _Recipe
+        if plan is None:
+            if self._boto is None or self._boto.snapshot != snapshot:
+                return None  # a client takes 10 ms to build
+            recipe = _BotoRecipe(self._boto, snapshot, rotation, skew, counts)
+        else:
+            recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, counts)
+        self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
+        return recipe
+
+    def _boto_of(self, snapshot: Snapshot) -> _Boto:
+        boto = self._boto
+        if boto is None or boto.snapshot != snapshot:
+            boto = self._boto = _Boto(self.origin, snapshot)
+        return boto
 
     def _learn(self, shape: _Shape) -> Plan | None:
         """Return a plan that agrees with boto3 byte for byte, or None."""
         values = tuple([(name, _MARKER_VALUES.get(name, _MARKER_VALUE)) for name in shape.names])
-        marker = S3Object(
-            self.origin.name,
-            self.origin.bucket,
-            shape.form,
-            _MARKER,
-            shape.method,
-            values,
-            self.policy.lifetime,
-        )
+        name, bucket, lifetime = self.origin.name, self.origin.bucket, self.policy.lifetime
+        marker = S3Object(name, bucket, shape.form, _MARKER, shape.method, values, lifetime)
         # No real key is needed to learn a form, and none can then be in an error's text.
         token = "marker/token+=" if shape.has_token else None
         snapshot = Snapshot("AKIAMARKER", "marker", token, FOREVER)
+        theirs = _Boto(self.origin, snapshot).url(marker, {})
+        path = quote_key(_MARKER)
         try:
-            theirs = _Boto(self.origin, snapshot).url(marker, self.origin.bucket, {})
-        except Exception as error:
-            raise SigningError(
-                f"origin {self.origin.name!r}: boto3 cannot sign {shape.method} for bucket "
-                f"{self.origin.bucket!r}: {type(error).__name__}: {error}"
-            ) from error
-        date = _date(theirs)
-        try:
-            plan = Plan(shape.method, theirs, shape.names)
-            recipe = Recipe(plan, snapshot, self.policy.rotation(marker.lifetime), values)
-            ours = recipe.signer(plan, date).sign(quote_key(_MARKER), date)
+            plan = Plan(shape.method, theirs, path, shape.names)
+            recipe = _PlanRecipe(plan, snapshot, self.policy.rotation(lifetime), marker, 0, self._counts)
+            ours = recipe.sign(path, _date(theirs))
         except (KeyError, ValueError, IndexError):
             ours = ""
         if ours != theirs:
@@ -384,41 +305,28 @@ class OriginSigning:
             logger.warning(
                 "boto3 will sign %s of origin %s one by one: its URLs have a form no plan can make",
                 shape.method,
-                self.origin.name,
+                name,
             )
             return None
         self._counts.plans_proven += 1
         return plan
 
-    def _sign_by_boto(self, obj: S3Object, snapshot: Snapshot, headers: Mapping[str, str]) -> tuple[str, int]:
-        try:
-            boto = self._boto
-            if boto is None or boto.snapshot != snapshot:
-                boto = self._boto = _Boto(self.origin, snapshot)
-            url = boto.url(obj, self.origin.bucket, headers)
-        except Exception as error:
-            raise SigningError(
-                f"origin {obj.origin!r}: boto3 refused to sign {obj.method}: {type(error).__name__}"
-            ) from error
-        self._counts.signed += 1
-        self._counts.signed_by_boto3 += 1
-        return url, _date(url)
-
 
 class Signing:
     """Signs for every origin of a presigner."""
 
-    def __init__(self, origins: Sequence[Origin], policy: Policy, counts: Counts, clock: Clock) -> None:
-        self._origins = {o.name: OriginSigning(o, o.policy or policy, counts) for o in origins}
+    def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock) -> None:
+        self._origins = {origin.name: OriginSigning(origin, counts) for origin in origins}
         self._time = clock.time
 
-    def of(self, origin: str) -> OriginSigning:
-        """Return what signs for the origin of that name."""
-        return self._origins[origin]
+    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
+        """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
+        recipe = self._origins[obj.origin].recipe(obj, wall)
+        return None if recipe is None else recipe.entry(obj, wall, monotonic - wall)
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | None:
-        """Return a new URL of *obj*, or None if `prepare` must come first."""
-        return self._origins[obj.origin].sign(obj, wall, monotonic)
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL whose signature covers *headers*, for one request alone. May block."""
+        return self._origins[obj.origin].sign_once(obj, headers, self._time())
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
@@ -445,11 +353,15 @@ def _renewed(signing: OriginSigning, wall: float) -> Snapshot | SigningError:
         return error
 
 
-def _why_spent(obj: S3Object, entry: Entry, wall: float, *, by_plan: bool) -> str:
-    if not by_plan and entry.reason == "lifetime":
-        return f"origin {obj.origin!r}: boto3 dates its URLs by this host's clock, which differs from clock="
-    return (
-        f"origin {obj.origin!r}: its {entry.reason} end a URL in {entry.end - wall:.0f} s, "
+def _alive(entry: Entry, wall: float) -> Entry | SigningError:
+    """Return *entry*, or why it can never be handed out."""
+    if entry.born <= wall < entry.ageing_until:
+        return entry
+    name = entry.object.origin
+    if entry.reason == "lifetime":
+        return SigningError(f"origin {name!r}: boto3 dates URLs by this host's clock, not by clock= or skew=")
+    return SigningError(
+        f"origin {name!r}: its {entry.reason} end a URL in {entry.end - wall:.0f} s, "
         "too soon to hand it out; renew the credentials, or shorten min_remaining"
     )
 

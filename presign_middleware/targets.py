@@ -9,24 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from .errors import ConfigurationError, NotCovered
-from .objects import S3Object, wire_parameters
+from .objects import Parameters, S3Object, wire_parameters
 from .origins import METHODS, Coverage, Origin, Place
 from .policy import Policy
 
 __all__ = ["Targets"]
-
-Parameters = tuple[tuple[str, str], ...]
 
 #: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
 _OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
 
 
 class Targets:
-    """The targets of some origins, which have their region by now."""
+    """The targets of some origins, which have their region and their policy by now."""
 
-    def __init__(self, origins: Sequence[Origin], policy: Policy) -> None:
+    def __init__(self, origins: Sequence[Origin]) -> None:
         self._coverage = Coverage(origins)
-        self._standing = {o.name: (wire_parameters(o.params), o.policy or policy) for o in origins}
+        self._standing = {o.name: (wire_parameters(o.params), o.policy or Policy()) for o in origins}
 
     def named(self, target: str) -> S3Object:
         """Return the object that *target* alone names, for GET. Raises NotCovered."""
@@ -55,6 +53,10 @@ class Targets:
         if not place.origin.response_overrides:
             place = place._replace(params=tuple([p for p in place.params if p[0] not in _OVERRIDES]))
         return self.at(place, method)
+
+    def policy(self, obj: S3Object) -> Policy:
+        """Return the policy under which *obj* is signed."""
+        return self._standing[obj.origin][1]
 
     def at(self, place: Place, method: str, params: Parameters = (), lifetime: int | None = None) -> S3Object:
         """Return the object at *place*; *params* outrank the target's own, and those the origin's."""

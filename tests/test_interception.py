@@ -76,7 +76,7 @@ assert {library!r} not in sys.modules, "intercept imported it"
 {between}
 import {library}
 code = {library}.HTTPTransport.handle_request.__code__
-print("hooked" if "presign" in code.co_filename else "bare")
+print("hooked" if "presign_middleware" in code.co_filename else "bare")
 """
 
 

@@ -150,10 +150,9 @@ def test_nothing_leaks_of_a_loop(said: Said, presigner: Presigner) -> None:
 
 def test_nothing_leaks_of_boto3(said: Said, presigner: Presigner, monkeypatch: pytest.MonkeyPatch) -> None:
     """L1: where boto3 signs, none of what botocore logs at DEBUG of a signature comes through."""
-    place = presigner.locate("s3://media/a")
-    with_headers = presigner.caught_object(place, "GET", keep_overrides=False)
-    said.urls.append(presigner.url_of(with_headers, {"x-amz-checksum-mode": "ENABLED"}))
-    said.urls.append(asyncio.run(presigner.aurl_of(with_headers, {"x-amz-checksum-mode": "ENABLED"})))
+    catch = presigner.catching.decide("s3://media/a", "GET", {"x-amz-checksum-mode": "ENABLED"}, None).catch
+    assert catch is not None
+    said.urls += [catch.url() or "", asyncio.run(catch.aurl()) or ""]
     monkeypatch.setattr(signing, "Plan", Mock(side_effect=ValueError))
     # boto3 dates its URLs by the real clock.
     real = Presigner(Origin("media", bucket="media", session=SESSION))

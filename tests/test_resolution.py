@@ -26,7 +26,7 @@ import botocore.session
 import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 
-from presign_middleware import Origin, Presigner, SigningError, effects
+from presign_middleware import Origin, Presigner, SigningError, effects, signing
 from presign_middleware.local import Flight, Flights
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock
@@ -382,7 +382,7 @@ def test_a_blocking_call_on_a_loops_thread(
     urls = asyncio.run(ask())
     assert {presigner.url("s3://media/a")} == set(urls)
     assert presigner.stats()["signed"] == 1 + is_warm
-    assert ("fetches credentials on an event loop's thread" in caplog.text) is not is_warm
+    assert ("on an event loop's thread" in caplog.text) is not is_warm
 
 
 # What this process keeps.
@@ -548,3 +548,30 @@ def test_the_wall_clock_stands_still(clock: Clock) -> None:
     clock.step(-1)
     presigner.url("s3://media/a")
     assert presigner.stats()["signed"] == 2
+
+
+@pytest.mark.parametrize("batch", [Presigner.urls, lambda p, targets: asyncio.run(p.aurls(targets))])
+def test_a_batch_of_more_shapes_than_plans_are_kept(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, batch: Callable[..., list[str]]
+) -> None:
+    """M8: a plan that gives way to another of the same batch is learned again, and every URL is made."""
+    monkeypatch.setattr(signing, "_MOST_PLANS", 2)
+    host = "https://media.s3.eu-west-1.amazonaws.com"
+    queries = ("versionId=1", "partNumber=1", "versionId=1&partNumber=1", "partNumber=1&versionId=1")
+    targets = [f"{host}/a?{query}" for query in queries]
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    urls = batch(presigner, targets)
+    assert [url.partition("&X-Amz")[0] for url in urls] == targets
+
+
+def test_what_is_asked_for_twice_in_one_call(clock: Clock) -> None:
+    """D1: each URL handed out is counted once, and one that could not be made is counted for no answer."""
+    keys = Keys(clock)
+    keys.failure = RuntimeError("the source is down")
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    with pytest.raises(SigningError):
+        presigner.urls(["s3://media/a"] * 3)
+    assert (presigner.stats()["resolved"], presigner.stats()["failed"]) == (0, 1)
+    keys.failure = None
+    assert len(set(presigner.urls(["s3://media/a"] * 3))) == 1
+    assert (presigner.stats()["resolved"], presigner.stats()["signed"]) == (3, 1)

@@ -22,6 +22,7 @@ from botocore.credentials import RefreshableCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import presign_middleware.plans
 import presign_middleware.signing
 from presign_middleware import ConfigurationError, NotCovered, Origin, Presigner, SignedURL, SigningError
 from presign_middleware.objects import SIGNED_PARAMETERS, S3Object
@@ -414,8 +415,8 @@ def test_headers_of_one_request_are_signed_for_it_alone(token: bool, colour: str
     obj = S3Object("o", "acme-media", "", "a b", "GET", (), 3600)
     botocore_clock.now = NOON
     for _ in range(2):
-        coroutine = presigner.aurl_of
-        url = presigner.url_of(obj, SSE_C) if colour == "blocking" else asyncio.run(coroutine(obj, SSE_C))
+        catching = presigner.catching
+        url = catching.url(obj, SSE_C) if colour == "blocking" else asyncio.run(catching.aurl(obj, SSE_C))
         assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == [";".join(["host", *SSE_C])]
     assert (presigner.stats()["signed"], presigner.stats()["from_local"]) == (2, 0)
     customer = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": KEY_OF_CUSTOMER.decode()}
@@ -462,7 +463,7 @@ def test_a_renewed_secret_never_meets_the_old_signing_key() -> None:
 # The fallback.
 
 
-class Disagreeing(presign_middleware.signing.Plan):
+class Disagreeing(presign_middleware.plans.Plan):
     """A plan that takes the marker's host for another one."""
 
     def __init__(self, *args: Any) -> None:
@@ -510,7 +511,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch:
     obj = S3Object("o", "acme-media", "", "a", "GET", (), 3600)
     botocore_clock.now = NOON
     planned = presigning(session=session(True))
-    urls = [planned.url("s3://acme-media/a"), planned.url_of(obj, SSE_C)]
+    urls = [planned.url("s3://acme-media/a"), planned.catching.url(obj, SSE_C)]
     monkeypatch.setattr(presign_middleware.signing, "Plan", broken)
     fallen_back = presigning(session=session(True), methods=("GET", "PUT"))
     urls += [fallen_back.url("s3://acme-media/a"), asyncio.run(fallen_back.aurl("s3://acme-media/b"))]

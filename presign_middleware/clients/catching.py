@@ -1,19 +1,18 @@
 """
-Whether an outgoing fetch is to be signed: the decision every client shares.
+Which presigner decides about an outgoing fetch: what every client asks first.
 """
 
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..errors import NotCovered, SigningError
-from ..objects import S3Object
+from ..catching import Verdict
 from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import catching, current
 
-__all__ = ["Catch", "Verdict", "ambient", "judge"]
+__all__ = ["ambient", "judge"]
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -21,132 +20,53 @@ logger = logging.getLogger("presign_middleware.clients")
 ambient: list[Presigner] = []
 
 #: Frames of these packages stand between an application's call and a hook.
-_PLUMBING = frozenset(
-    [
-        "anyio",
-        "asyncio",
-        "concurrent",
-        "httpcore",
-        "httpcore2",
-        "httpx",
-        "httpx2",
-        "presign_middleware",
-        "threading",
-        "wrapt",
-    ]
-)
+_PLUMBING = {
+    "anyio",
+    "asyncio",
+    "concurrent",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "threading",
+    "wrapt",
+}
+_PLUMBING.add(__name__.partition(".")[0])
 
 #: Call sites that were told of a fetch outside any scope.
 _told: set[tuple[str, int]] = set()
 _MOST_TOLD = 1_000
 
 
-class Catch(NamedTuple):
-    """A fetch that is to be signed."""
-
-    presigner: Presigner
-    object: S3Object
-    headers: Mapping[str, str]  #: to be signed as well, for this request alone
-    unsigned: str | None  #: the URL without its signature, where the application had put one there
-
-    def url(self) -> str | None:
-        """Return the signed URL; None where it cannot be made and the policy lets it go. May block."""
-        try:
-            url = self.presigner.url_of(self.object, self.headers)
-        except SigningError:
-            return self._let_go()
-        self.presigner.counts.caught += 1
-        return url
-
-    async def aurl(self) -> str | None:
-        """Return what `url` returns, without ever blocking the event loop."""
-        try:
-            url = await self.presigner.aurl_of(self.object, self.headers)
-        except SigningError:
-            return self._let_go()
-        self.presigner.counts.caught += 1
-        return url
-
-    def _let_go(self) -> None:
-        origin = self.presigner.origins[self.object.origin]
-        if (origin.policy or self.presigner.policy).on_error == "raise":
-            raise
-        self.presigner.counts.passed_on_error += 1
-
-
-class Verdict(NamedTuple):
-    """What to do with one hop, and what its redirects need to know."""
-
-    catch: Catch | None
-    first: str | None  #: the origin that covered the first hop, "" if none did; None: nobody looked
-
-
 def judge(
     presigner: Presigner | None, url: str, method: str, headers: Mapping[str, str], first: str | None
 ) -> Verdict:
     """
-    Decide about one hop of a fetch.
+    Return the verdict on one hop of a fetch.
 
-    *presigner*: the one of an explicit adapter, or None for a hook, which uses that
-    of the scope. *headers* has lower-case names. *first* is what an earlier hop's
-    verdict said: a redirect is signed only by the origin that covered the first hop,
-    or else any server could have this one sign for it.
+    *presigner*: the one of an explicit adapter, or None for a hook, which uses that of
+    the scope. *headers* and *first* are those of `Catching.decide`.
     """
     if not catching():
         return Verdict(None, first)
+    presigner = presigner or _of_scope(url)
     if presigner is None:
-        scope = current()
-        presigner = scope.presigner if scope is not None else None
-    if presigner is None:
-        candidates = ambient
-        if not candidates:
-            _tell_if_covered(url)
-            return Verdict(None, first)
-        presigner = next((p for p in candidates if _covers(p, url)), candidates[0])
-    try:
-        catch = _catch(presigner, url, method, headers)
-    except NotCovered:
-        presigner.counts.passed_uncovered += 1
-        return Verdict(None, "" if first is None else first)
-    name = catch.object.origin
-    if first not in (None, name):
-        presigner.counts.passed_redirect += 1
+        _tell_if_covered(url)
         return Verdict(None, first)
-    return Verdict(catch, name)
+    return presigner.catching.decide(url, method, headers, first)
 
 
-def _catch(presigner: Presigner, url: str, method: str, headers: Mapping[str, str]) -> Catch:
-    unsigned = presigner.unsigned(url) if "X-Amz-Signature=" in url else None
-    place = presigner.locate(unsigned or url)
-    if not place.origin.catch:
-        raise NotCovered(f"origin {place.origin.name!r} has catch=False")
-    if method not in place.origin.methods:
-        raise NotCovered(f"origin {place.origin.name!r} does not sign {method}")
-    host = headers.get("host", "").lower()
-    if place.form and host and f"//{host}/" not in place.form and f"//{_bare(host)}/" not in place.form:
-        raise NotCovered("the request has a Host header of its own, and the signature would be for the URL's")
-    if "authorization" in headers:
-        raise NotCovered("the request has an Authorization header, and S3 accepts one mechanism only")
-    obj = presigner.caught_object(place, method, keep_overrides=unsigned is not None)
-    extra = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
-    return Catch(presigner, obj, extra, unsigned)
-
-
-def _bare(host: str) -> str:
-    """Return *host* without a default port, which no form has."""
-    return host.removesuffix(":443").removesuffix(":80")
-
-
-def _covers(presigner: Presigner, url: str) -> bool:
-    try:
-        return presigner.locate(url).origin.catch
-    except NotCovered:
-        return False
+def _of_scope(url: str) -> Presigner | None:
+    scope = current()
+    if scope is not None:
+        presigner: Presigner = scope.presigner
+        return presigner
+    return next((p for p in ambient if p.catching.covers(url)), ambient[0] if ambient else None)
 
 
 def _tell_if_covered(url: str) -> None:
     for presigner in list(Presigner.alive):
-        if _covers(presigner, url):
+        if presigner.catching.covers(url):
             presigner.counts.passed_outside_scope += 1
             site = _call_site()
             if site not in _told and len(_told) < _MOST_TOLD:

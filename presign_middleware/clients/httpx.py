@@ -20,8 +20,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ..catching import Catch
 from ..presigner import Presigner
-from .catching import Catch, judge
+from .catching import judge
 from .hooking import Hooks
 
 if TYPE_CHECKING:

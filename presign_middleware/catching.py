@@ -1,0 +1,157 @@
+"""
+Whether a fetch that a client is about to send is to be signed: the decision of one presigner.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from .effects import Runner
+from .errors import NotCovered, SigningError
+from .local import Table
+from .metrics import Counts
+from .objects import S3Object
+from .origins import Place
+from .scope import Scope
+from .targets import Targets
+
+__all__ = ["Catch", "Catching", "Verdict"]
+
+
+class Catch(NamedTuple):
+    """A fetch that is to be signed."""
+
+    catching: "Catching"
+    object: S3Object
+    headers: Mapping[str, str]  #: to be signed as well, for this request alone
+    may_pass: bool  #: whether it may go out unsigned when it cannot be signed
+    unsigned: str | None  #: the URL without its signature, where the application had put one there
+
+    def url(self) -> str | None:
+        """Return the signed URL; None where there is none and the policy lets the fetch go. May block."""
+        try:
+            return self.catching.url(self.object, self.headers)
+        except SigningError:
+            if not self.may_pass:
+                raise
+        self.catching.counts.passed_on_error += 1
+        return None
+
+    async def aurl(self) -> str | None:
+        """Return what `url` returns, without ever blocking the event loop."""
+        try:
+            return await self.catching.aurl(self.object, self.headers)
+        except SigningError:
+            if not self.may_pass:
+                raise
+        self.catching.counts.passed_on_error += 1
+        return None
+
+
+class Verdict(NamedTuple):
+    """What to do with one hop, and what its redirects need to know."""
+
+    catch: Catch | None
+    first: str | None  #: the origin that covered the first hop, "" if none did; None: nobody looked
+
+
+class Catching:
+    """The catching side of a presigner."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        table: Table,
+        runner: Runner,
+        counts: Counts,
+        scope: Callable[[], Scope | None],
+    ) -> None:
+        self._targets = targets
+        self._table = table
+        self._runner = runner
+        self._scope = scope
+        self.counts = counts
+
+    def covers(self, url: str) -> bool:
+        """Return whether *url* is one that is caught inside a scope."""
+        try:
+            return self._targets.located(url).origin.catch
+        except NotCovered:
+            return False
+
+    def decide(self, url: str, method: str, headers: Mapping[str, str], first: str | None) -> Verdict:
+        """
+        Decide about one hop of a fetch, and count what goes out unsigned.
+
+        *headers* has lower-case names. *first* is what an earlier hop's verdict said: a
+        redirect is signed only by the origin that covered the first hop, or else any
+        server could have this one sign for it.
+        """
+        unsigned = self._unsigned(url) if "X-Amz-Signature=" in url else None
+        try:
+            place = self._targets.located(unsigned or url)
+            if not _is_ours(place, method, headers):
+                raise NotCovered
+            # In a URL of this presigner's own, the application itself chose the overrides.
+            find = self._targets.caught if unsigned is None else self._targets.at
+            obj = find(place, method)
+        except NotCovered:
+            self.counts.passed_uncovered += 1
+            return Verdict(None, "" if first is None else first)
+        if first not in (None, obj.origin):
+            self.counts.passed_redirect += 1
+            return Verdict(None, first)
+        extra = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
+        may_pass = self._targets.policy(obj).on_error == "pass"
+        return Verdict(Catch(self, obj, extra, may_pass, unsigned), obj.origin)
+
+    def url(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL of *obj*; with *headers*, one that signs them too and is for this request alone."""
+        if headers:
+            url = self._runner.sign_once(obj, headers)
+        else:
+            url = self._runner.find(obj, None, self._scope()).url
+        self.counts.caught += 1
+        return url
+
+    async def aurl(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return what `url` returns, without ever blocking the event loop."""
+        if headers:
+            url = await self._runner.asign_once(obj, headers)
+        else:
+            url = (await self._runner.afind(obj, None, self._scope())).url
+        self.counts.caught += 1
+        return url
+
+    def _unsigned(self, url: str) -> str | None:
+        """Return the unsigned form of *url* if this presigner made it and still holds it."""
+        bare, _, query = url.partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
+        signed = dict(pairs)
+        if not signed.get("X-Amz-Signature") or not signed.get("X-Amz-Expires", "").isdecimal():
+            return None
+        rest = urlencode([(name, value) for name, value in pairs if not name.startswith("X-Amz-")])
+        unsigned = f"{bare}?{rest}" if rest else bare
+        try:
+            place = self._targets.located(unsigned)
+        except NotCovered:
+            return None
+        for method in place.origin.methods:
+            for form in (place.form, ""):
+                obj = self._targets.at(place._replace(form=form), method)
+                entry = self._table.get(obj._replace(lifetime=int(signed["X-Amz-Expires"])))
+                if entry is not None and entry.url.endswith(signed["X-Amz-Signature"]):
+                    return unsigned
+        return None
+
+
+def _is_ours(place: Place, method: str, headers: Mapping[str, str]) -> bool:
+    """Return whether a hook may sign a request to *place*."""
+    if not place.origin.catch or method not in place.origin.methods:
+        return False
+    if "authorization" in headers:  # S3 accepts one mechanism only
+        return False
+    # The signature is for the URL's host: a Host header of the caller's own would break it.
+    host = headers.get("host", "").lower()
+    bare = host.removesuffix(":443").removesuffix(":80")  # a form has no default port
+    return not place.form or not host or f"//{host}/" in place.form or f"//{bare}/" in place.form
