@@ -73,11 +73,11 @@ class _PlanRecipe:
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window."""
         path = quote_key(obj.key)
-        skew = self._skew
+        skew, life = self._skew, self._life
         date = self._rotation.date(crc32(path.encode()), wall + skew)
         signer = self._signers.get(date // DAY) or self._signer(date // DAY)
+        url = signer.sign(path, date)
         self._counts.signed += 1
-        url, life = signer.sign(path, date), self._life
         if life is not None:
             return Entry(obj, url, date, life, date, skew, offset)
         life = self._rotation.life(date, self.snapshot.life)
@@ -231,7 +231,8 @@ class OriginSigning:
         snapshot = self._source.present(wall)
         if snapshot is None:
             return None
-        recipe = self._recipes.get((obj.form, obj.method, obj.params, obj.lifetime))
+        _, _, form, _, method, params, lifetime = obj
+        recipe = self._recipes.get((form, method, params, lifetime))
         if recipe is not None and recipe.snapshot is snapshot:
             return recipe
         return self._new_recipe(obj, snapshot)
