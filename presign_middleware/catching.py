@@ -2,6 +2,7 @@
 Whether a fetch that a client is about to send is to be signed: the decision of one presigner.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -52,7 +53,7 @@ class Verdict(NamedTuple):
     """What to do with one hop, and what its redirects need to know."""
 
     catch: Catch | None
-    first: str | None  #: the origin that covered the first hop, "" if none did; None: nobody looked
+    first: str  #: the origin that covered the first hop; "" if none did
 
 
 class Catching:
@@ -83,9 +84,9 @@ class Catching:
         """
         Decide about one hop of a fetch, and count what goes out unsigned.
 
-        *headers* has lower-case names. *first* is what an earlier hop's verdict said: a
-        redirect is signed only by the origin that covered the first hop, or else any
-        server could have this one sign for it.
+        *headers* has lower-case names. *first* is what the first hop's verdict said, None
+        for the first hop itself: a redirect is signed only by the origin that covered the
+        first hop, or else any server could have this one sign for it.
         """
         unsigned = self._unsigned(url) if "X-Amz-Signature=" in url else None
         try:
@@ -97,7 +98,7 @@ class Catching:
             obj = find(place, method)
         except NotCovered:
             self.counts.passed_uncovered += 1
-            return Verdict(None, "" if first is None else first)
+            return Verdict(None, first or "")
         if first not in (None, obj.origin):
             self.counts.passed_redirect += 1
             return Verdict(None, first)
@@ -128,7 +129,7 @@ class Catching:
         bare, _, query = url.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
         signed = dict(pairs)
-        if not signed.get("X-Amz-Signature") or not signed.get("X-Amz-Expires", "").isdecimal():
+        if not signed.get("X-Amz-Signature") or not re.fullmatch(r"\d{1,6}", signed.get("X-Amz-Expires", "")):
             return None
         rest = urlencode([(name, value) for name, value in pairs if not name.startswith("X-Amz-")])
         unsigned = f"{bare}?{rest}" if rest else bare

@@ -8,6 +8,7 @@ themselves. Whoever signs uses a `Snapshot`: the keys and their end, read togeth
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -52,53 +53,70 @@ class Source:
     `present` does no I/O. When it returns None, `renew` comes first, which may.
     """
 
-    def __init__(self, origin: Origin, assumed_session: float) -> None:
+    def __init__(self, origin: Origin, assumed_session: float, time: Callable[[], float]) -> None:
         self._origin = origin
+        self._time = time
         self._assumed_session = assumed_session
         self._lock = Lock()
         self._credentials: Any = None  # botocore's
         self._snapshot: Snapshot | None = None
         self._due = -inf  # when the source is to be asked again, Unix seconds
 
+    @property
+    def held(self) -> Snapshot | None:
+        """The credentials at hand, whether or not the source is to be asked."""
+        return self._snapshot
+
     def present(self, now: float) -> Snapshot | None:
         """Return the snapshot in use, or None when the source is to be asked."""
         return self._snapshot if now < self._due else None
 
-    def renew(self, now: float) -> Snapshot:
+    def renew(self) -> Snapshot:
         """
-        Ask the source, unless another caller has just done so, and return the snapshot. May block on I/O.
+        Ask the source and return the snapshot. May block on I/O.
+
+        While one caller asks, others get the credentials at hand; they wait only where
+        there are none that work.
 
         Raises:
-            SigningError: There are no credentials, or the source failed and those
-                at hand have ended.
+            SigningError: There are no credentials, or the source failed and those at
+                hand have ended.
         """
-        if not self._lock.acquire(timeout=PATIENCE):
-            raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
+        if not self._lock.acquire(blocking=False):
+            held = self._snapshot
+            if held is not None and self._time() < held.life.end:
+                return held
+            if not self._lock.acquire(timeout=PATIENCE):
+                raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
         try:
-            if self._snapshot is not None and now < self._due:
+            if self._snapshot is not None and self._time() < self._due:
                 return self._snapshot
-            try:
-                fresh = self._fetch(now)
-            except SigningError:
-                raise
-            except Exception as error:
-                # botocore has no common base for what a provider may raise.
-                held = self._snapshot
-                if held is None or held.life.end <= now:
-                    raise SigningError(
-                        f"origin {self._origin.name!r}: its credential source failed: {type(error).__name__}"
-                    ) from error
-                logger.warning(
-                    "credentials of origin %s could not be renewed (%s); using those at hand",
-                    self._origin.name,
-                    type(error).__name__,
-                )
-                fresh = held
-            self._due = self._next(fresh, now)
+            fresh = self._asked()
+            # The time is taken anew: a source may have taken its time to fail.
+            self._due = self._next(fresh, self._time())
             self._snapshot = fresh
             return fresh
         finally:
             self._lock.release()
+
+    def _asked(self) -> Snapshot:
+        """Return what the source gives, or the credentials at hand where it fails and they still work."""
+        try:
+            return self._fetch(self._time())
+        except SigningError:
+            raise
+        except Exception as error:  # botocore has no common base for what a provider may raise
+            held = self._snapshot
+            if held is None or held.life.end <= self._time():
+                raise SigningError(
+                    f"origin {self._origin.name!r}: its credential source failed: {type(error).__name__}"
+                ) from error
+            logger.warning(
+                "credentials of origin %s could not be renewed (%s); using those at hand",
+                self._origin.name,
+                type(error).__name__,
+            )
+            return held
 
     def _fetch(self, now: float) -> Snapshot:
         if self._credentials is None:
@@ -140,7 +158,7 @@ class Source:
         if end == inf:
             return inf
         left = end - now
-        if fresh == self._snapshot:
+        if fresh == self._snapshot:  # the same again: ask more often as the end comes near
             return now + min(60, left / 10)
         return max(end - min(BOTOCORE_RENEWS, (end - obtained) / 3), now + (end - obtained) / 10)
 

@@ -123,6 +123,7 @@ class AsyncioEffects:
         self._signing = signing
         self._pool = pool
         self._boarding: dict[str, list[Flight]] = {}  # by origin: one that hangs must not hold up the others
+        self._turns: dict[str, asyncio.Lock] = {}  # by origin; a batch has one
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to its tasks
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
@@ -167,7 +168,10 @@ class AsyncioEffects:
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool(), self._signing.prepare, objects)
+        loop = asyncio.get_running_loop()
+        # One thread an origin, so that one that hangs does not take them all.
+        async with self._turns.setdefault(objects[0].origin, asyncio.Lock()):
+            return await loop.run_in_executor(self._pool(), self._signing.prepare, objects)
 
 
 class Runner:

@@ -5,6 +5,7 @@ Hooks are process-wide and inert: a scope decides at each call whether anything 
 signed. A client library that is not imported yet is hooked when it is.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from threading import RLock
@@ -98,3 +99,12 @@ def _place(library: ModuleType) -> None:
         _modules[name] = library
         if _wanted[name] and name not in _installed:
             _installed[name] = _CLIENTS[name](library)
+
+
+def _unlock() -> None:
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)  # a thread that held it is not in the child

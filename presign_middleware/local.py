@@ -80,6 +80,10 @@ class Entry:
         return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
 
 
+#: Entries that are passed over for one that leaves: where all are in use, nobody waits for a full turn.
+_MOST_CHANCES = 16
+
+
 class Table:
     """
     The URLs of this process: at most *size*, and those that nobody asks for leave first.
@@ -123,12 +127,14 @@ class Table:
             entry.alias = alias
 
     def _evict(self) -> None:
-        while True:
+        for _ in range(_MOST_CHANCES):
             obj, entry = self._entries.popitem(last=False)
             if not entry.used:
                 break
             entry.used = False
             self._entries[obj] = entry
+        else:
+            _, entry = self._entries.popitem(last=False)
         self._forget_alias(entry)
         self._counts.evicted += 1
 

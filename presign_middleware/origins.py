@@ -37,6 +37,7 @@ _HTTP_BASE = re.compile(r"https?://[^/?#@\\\s]+(/[^?#\\\s]*)?", re.IGNORECASE).f
 _URL = re.compile(
     r"(https?)://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL
 ).fullmatch
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 
@@ -339,13 +340,15 @@ def _parameters(target: str, query: str) -> Parameters:
     if "X-Amz-Signature" in other or "Signature" in other:
         raise NotCovered(f"{redact(target)} is signed already")
     if other:
+        # A name may hold anything once it is decoded, a signature too.
+        shown = next((name for name in sorted(other) if _PLAIN_NAME(name)), "?")
         raise NotCovered(
-            f"{redact(target)} has the query parameter {min(other)[:40]!a}, which is not an object's; "
+            f"{redact(target)} has the query parameter {shown}, which is not an object's; "
             f"wanted {', '.join(sorted(_QUERY_NAMES))}"
         )
     if len(set(names)) < len(names):
         raise NotCovered(f"{redact(target)} has a query parameter twice")
-    return pairs
+    return tuple(sorted(pairs))  # one URL, and one plan to learn, whatever order they came in
 
 
 def _bases(origin: Origin) -> Iterator[str]:

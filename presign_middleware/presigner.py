@@ -80,18 +80,25 @@ class Presigner:
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
-        self._targets = Targets(known)
+        self._local_size = local_size
+        self._clock = clock
+        self._open()
+        Presigner.alive.add(self)
+
+    def _open(self) -> None:
+        """Make everything that belongs to one process: counters, URLs, locks, threads, flights."""
+        origins, clock = list(self.origins.values()), self._clock
+        self._targets = Targets(origins)
         self.counts = Counts()
-        self._table = Table(local_size, self.counts)
+        self._table = Table(self._local_size, self.counts)
         self._flights = Flights()
-        signing = Signing(known, self.counts, clock)
+        signing = Signing(origins, self.counts, clock)
         resolver = Resolver(signing, self._table, self._flights, self.counts, clock)
         self._runner = Runner(resolver, signing, self._flights, self.counts)
         self._by_alias = self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
         self.catching = Catching(self._targets, self._table, self._runner, self.counts, self._scope)
-        Presigner.alive.add(self)
 
     @classmethod
     def from_env(cls) -> "Presigner":
@@ -290,3 +297,18 @@ def _signed_url(entry: Entry, target: str) -> SignedURL:
         expires_at=entry.end,
         expires_reason=entry.reason,
     )
+
+
+def _open_anew() -> None:
+    """
+    Begin anew in a forked child: a lock or a flight of the parent's would be waited for in vain.
+
+    What was signed before is lost, plans too: a child is cold for one signature a shape.
+    """
+    Presigner._from_env_lock = Lock()
+    for presigner in list(Presigner.alive):
+        presigner._open()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_anew)

@@ -57,5 +57,5 @@ def _unfit(record: logging.LogRecord) -> str:
 def redact(target: object) -> str:
     """Return *target* fit for a message: no query, no userinfo, at most 200 characters, printable."""
     text = re.sub(r"[?#].*", "", str(target), flags=re.DOTALL)
-    text = re.sub(r"//[^/]*@", "//", text)
+    text = re.sub(r"//.*@", "//", text)
     return ascii(text[:200])[1:-1][:200]

@@ -43,8 +43,14 @@ class Clock(Protocol):
 class Signs(Protocol):
     """Whoever can sign."""
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
-        """Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
+    def sign(
+        self, obj: S3Object, wall: float, monotonic: float, *, is_prepared: bool = False
+    ) -> Entry | SigningError | None:
+        """
+        Return a new URL, why there is none, or None: `prepare` must come first. No I/O.
+
+        *is_prepared*: it has, and credentials that are due for renewal must do.
+        """
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
@@ -150,7 +156,7 @@ class Resolver:
             wanting = [flight for flight in flights if not self._land(flight, effects)]
             while wanting:
                 refused = await effects.prepare([flight.object for flight in wanting])
-                left = [f for f in wanting if not self._land(f, effects, refused.get(f.object))]
+                left = [f for f in wanting if not self._land(f, effects, refused)]
                 if len(left) == len(wanting):
                     for flight in left:
                         effects.flights.land(flight, _unready(flight.object))
@@ -164,14 +170,20 @@ class Resolver:
         finally:
             effects.flights.abandon(flights)
 
-    def _land(self, flight: Flight, effects: Effects, refused: SigningError | None = None) -> bool:
-        """Land *flight* if its object was refused, is known by now, or can be signed without I/O."""
-        answer: Entry | SigningError | None = refused
+    def _land(
+        self, flight: Flight, effects: Effects, refused: Mapping[S3Object, SigningError] | None = None
+    ) -> bool:
+        """
+        Land *flight* if its object was refused, is known by now, or can be signed without I/O.
+
+        *refused* is what a preparation returned; None: none was made yet.
+        """
+        answer: Entry | SigningError | None = refused.get(flight.object) if refused else None
         if answer is None:
             obj, wall, monotonic = flight.object, self._time(), self._monotonic()
             with self._lock:
                 answer = self._known(obj, None, wall, monotonic)
-                answer = answer or self._sign(obj, None, wall, monotonic)
+                answer = answer or self._sign(obj, None, wall, monotonic, is_prepared=refused is not None)
         if answer is None:
             return False
         effects.flights.land(flight, answer)
@@ -197,9 +209,9 @@ class Resolver:
         return entry
 
     def _sign(
-        self, obj: S3Object, alias: str | None, wall: float, monotonic: float
+        self, obj: S3Object, alias: str | None, wall: float, monotonic: float, *, is_prepared: bool = False
     ) -> Entry | SigningError | None:
-        answer = self._signing.sign(obj, wall, monotonic)
+        answer = self._signing.sign(obj, wall, monotonic, is_prepared=is_prepared)
         if isinstance(answer, Entry):
             self._counts.from_signer += 1
             if obj.method in _KEPT_METHODS:

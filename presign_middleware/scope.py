@@ -32,12 +32,13 @@ class Scope:
     request, but remembers nothing any more.
     """
 
-    __slots__ = ("_outer", "_seen", "ended", "opened", "presigner")
+    __slots__ = ("_is_open", "_outer", "_seen", "ended", "opened", "presigner")
 
     def __init__(self, presigner: Any, opened: float) -> None:  # Any: Presigner is a room above this one
         self.presigner = presigner
         self.opened = opened  # monotonic seconds
         self.ended = False
+        self._is_open = False
         self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
         self._outer: Scope | None = None
 
@@ -62,15 +63,18 @@ class Scope:
                 self._seen.popitem(last=False)
 
     def __enter__(self) -> "Scope":
+        if self._is_open:
+            raise RuntimeError("this scope is open already: each request or job has one of its own")
         self._outer = _current.get()
         _current.set(self)
-        self.ended = False
+        self.ended, self._is_open = False, True
         return self
 
     def __exit__(self, *exc: object) -> None:
         # set(), not reset(): a WSGI iterable may be closed in another context.
         _current.set(self._outer)
-        self.ended = True
+        self._outer = None  # or a job that starts its successor would keep every scope alive
+        self.ended, self._is_open = True, False
         self._seen.clear()
 
     async def __aenter__(self) -> "Scope":
@@ -98,8 +102,9 @@ def paused() -> Iterator[None]:
     ``asyncio.to_thread`` and frameworks' thread pools carry it; a bare ``threading.Thread``
     does not before Python 3.14: enter ``paused()`` in its target.
     """
-    token = _paused.set(True)
+    before = _paused.get()
+    _paused.set(True)
     try:
         yield
     finally:
-        _paused.reset(token)
+        _paused.set(before)  # not reset(): an async generator may be closed in another context

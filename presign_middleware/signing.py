@@ -10,7 +10,7 @@ boto3 does, one by one.
 import calendar
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock, local
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -216,19 +216,19 @@ class _Boto:
 class OriginSigning:
     """Signs for one origin."""
 
-    def __init__(self, origin: Origin, counts: Counts) -> None:
+    def __init__(self, origin: Origin, counts: Counts, time: Callable[[], float]) -> None:
         self.origin = origin
         self.policy = origin.policy or Policy()
         self._counts = counts
-        self._source = Source(origin, self.policy.assumed_session)
+        self._source = Source(origin, self.policy.assumed_session, time)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
         self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
-    def recipe(self, obj: S3Object, wall: float) -> _Recipe | None:
+    def recipe(self, obj: S3Object, wall: float, *, is_prepared: bool = False) -> _Recipe | None:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        snapshot = self._source.present(wall)
+        snapshot = self._source.held if is_prepared else self._source.present(wall)
         if snapshot is None:
             return None
         _, _, form, _, method, params, lifetime = obj
@@ -247,7 +247,7 @@ class OriginSigning:
     def renew(self, wall: float) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
         snapshot = self._source.present(wall)
-        return self._source.renew(wall) if snapshot is None else snapshot
+        return self._source.renew() if snapshot is None else snapshot
 
     def learn(self, obj: S3Object, snapshot: Snapshot) -> None:
         """Learn the plan that *obj* needs when *snapshot* signs. May block; raises SigningError."""
@@ -317,12 +317,14 @@ class Signing:
     """Signs for every origin of a presigner."""
 
     def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock) -> None:
-        self._origins = {origin.name: OriginSigning(origin, counts) for origin in origins}
+        self._origins = {origin.name: OriginSigning(origin, counts, clock.time) for origin in origins}
         self._time = clock.time
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
+    def sign(
+        self, obj: S3Object, wall: float, monotonic: float, *, is_prepared: bool = False
+    ) -> Entry | SigningError | None:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
-        recipe = self._origins[obj.origin].recipe(obj, wall)
+        recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=is_prepared)
         return None if recipe is None else recipe.entry(obj, wall, monotonic - wall)
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:

@@ -119,7 +119,11 @@ def test_one_run_prints_the_table_writes_the_figures_and_leaves_nothing(demos: d
 def test_it_serves_the_gallery_until_ctrl_c(demos: dict[str, Demo]) -> None:
     demo = demos["serving"]
     assert demo.process.stdout is not None
-    address = next(line.split()[-1] for line in demo.process.stdout if " is at http://127.0.0.1:" in line)
+    said: list[str] = []
+    while not (said and " is at http://127.0.0.1:" in said[-1]):
+        said.append(demo.process.stdout.readline())
+        assert said[-1], f"it ended early: {''.join(said)} {demo.end()}"
+    address = said[-1].split()[-1]
 
     page = httpx.get(address, trust_env=False)
     demo.process.send_signal(signal.SIGINT)

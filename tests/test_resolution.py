@@ -7,10 +7,13 @@ interleaving is made by events and none by luck.
 
 import asyncio
 import itertools
+import os
 import random
 import re
+import signal
 import sys
 import threading
+import warnings
 from calendar import timegm
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -557,7 +560,7 @@ def test_a_batch_of_more_shapes_than_plans_are_kept(
     """M8: a plan that gives way to another of the same batch is learned again, and every URL is made."""
     monkeypatch.setattr(signing, "_MOST_PLANS", 2)
     host = "https://media.s3.eu-west-1.amazonaws.com"
-    queries = ("versionId=1", "partNumber=1", "versionId=1&partNumber=1", "partNumber=1&versionId=1")
+    queries = ("versionId=1", "partNumber=1", "partNumber=1&versionId=1", "response-expires=1")
     targets = [f"{host}/a?{query}" for query in queries]
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     urls = batch(presigner, targets)
@@ -575,3 +578,30 @@ def test_what_is_asked_for_twice_in_one_call(clock: Clock) -> None:
     keys.failure = None
     assert len(set(presigner.urls(["s3://media/a"] * 3))) == 1
     assert (presigner.stats()["resolved"], presigner.stats()["signed"]) == (3, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_begins_anew(clock: Clock) -> None:
+    """D2: a child waits for no lock, flight or thread of its parent's, and makes the same URL."""
+    keys = Keys(clock)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    url = asyncio.run(presigner.aurl("s3://media/a"))  # has threads by now
+    presigner._flights.board([S3Object("media", "media", "", "b", "GET", (), 3600)])
+    locks = [presigner._runner._resolver._lock, presigner._flights._lock, presigner._runner._lock]
+    for lock in locks:
+        lock.acquire()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # since 3.12: a process that has threads forks
+        child = os.fork()
+    if not child:
+        signal.alarm(20)
+        told = [presigner.url("s3://media/b"), asyncio.run(presigner.aurl("s3://media/a"))]
+        os.write(writing, told[1].encode())
+        os._exit(0)
+    for lock in locks:
+        lock.release()
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == url
+    assert os.waitpid(child, 0)[1] == 0

@@ -5,14 +5,14 @@ Which presigner decides about an outgoing fetch: what every client asks first.
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..catching import Verdict
+from ..catching import Catch
 from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import catching, current
 
-__all__ = ["ambient", "judge"]
+__all__ = ["Mark", "Marks", "ambient", "judge"]
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -38,22 +38,41 @@ _told: set[tuple[str, int]] = set()
 _MOST_TOLD = 1_000
 
 
+class Mark(NamedTuple):
+    """What the first hop of a fetch came to, for its redirects."""
+
+    url: str
+    origin: str  #: the origin that covered it; "" if none did
+
+
+#: The marks of one fetch, by the presigner that decided. An adapter may sit above a hook.
+Marks = dict[Presigner, Mark]
+
+
 def judge(
-    presigner: Presigner | None, url: str, method: str, headers: Mapping[str, str], first: str | None
-) -> Verdict:
+    presigner: Presigner | None, url: str, method: str, headers: Mapping[str, str], marks: Marks
+) -> Catch | None:
     """
-    Return the verdict on one hop of a fetch.
+    Return how to sign one hop of a fetch, or None: it goes out as it is.
 
     *presigner*: the one of an explicit adapter, or None for a hook, which uses that of
-    the scope. *headers* and *first* are those of `Catching.decide`.
+    the scope. *headers* are those of `Catching.decide`. *marks* travels with the fetch,
+    from the first hop to its redirects, and is written here.
     """
     if not catching():
-        return Verdict(None, first)
+        return None
     presigner = presigner or _of_scope(url)
     if presigner is None:
         _tell_if_covered(url)
-        return Verdict(None, first)
-    return presigner.catching.decide(url, method, headers, first)
+        return None
+    first = None
+    # A request that is sent again, by a retry or in another scope, has the URL of a mark.
+    if marks and all(mark.url != url for mark in marks.values()):
+        first = marks[presigner].origin if presigner in marks else ""
+    verdict = presigner.catching.decide(url, method, headers, first)
+    if first is None:
+        marks[presigner] = Mark(url, verdict.first)
+    return verdict.catch
 
 
 def _of_scope(url: str) -> Presigner | None:
@@ -61,7 +80,8 @@ def _of_scope(url: str) -> Presigner | None:
     if scope is not None:
         presigner: Presigner = scope.presigner
         return presigner
-    return next((p for p in ambient if p.catching.covers(url)), ambient[0] if ambient else None)
+    candidates = tuple(ambient)
+    return next((p for p in candidates if p.catching.covers(url)), candidates[0] if candidates else None)
 
 
 def _tell_if_covered(url: str) -> None:

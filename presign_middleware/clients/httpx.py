@@ -19,10 +19,11 @@ from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ..catching import Catch
 from ..presigner import Presigner
-from .catching import judge
+from .catching import Marks, judge
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ __all__ = ["HttpxHooks", "PresignTransport"]
 #: Request extension with which a caller opts out, and with which a signed copy is marked.
 OPT_OUT = "presign"
 
-#: Request extension in which the first hop's origin travels to its redirects.
-_FIRST = "presign.first"
+#: Request extension in which the marks of the first hop travel to its redirects.
+_MARKS = "presign.marks"
 
-#: The origin of the first hop that the present ``send`` has made: for transports that lose extensions.
+#: The present ``send``, for transports that make requests of their own and lose the extensions.
 _sending: ContextVar["_Sending | None"] = ContextVar("presign_sending", default=None)
+
+#: A transport that chooses among others has them in a list or a dict no longer than this.
+_MOST_PARTS = 32
 
 #: A transport may wrap a transport; deeper than this is a circle.
 _DEEPEST = 8
@@ -117,12 +121,15 @@ class HttpxHooks:
     def __init__(self, library: ModuleType) -> None:
         self._library = library
         self._hooks = Hooks()
+        self._known: WeakSet[Any] = WeakSet()  # transports that were looked through
         self._hooks.place(library.HTTPTransport, "handle_request", self._sending_one)
         self._hooks.place(library.AsyncHTTPTransport, "handle_async_request", self._asending_one)
         self._hooks.place(library.Client, "send", self._sending_all)
         self._hooks.place(library.AsyncClient, "send", self._asending_all)
         for client in (library.Client, library.AsyncClient):
             self._hooks.place(client, "_transport_for_url", self._choosing)
+        base = next(c for c in library.Client.__mro__ if "_build_redirect_request" in vars(c))
+        self._hooks.place(base, "_build_redirect_request", self._redirecting)
 
     def remove(self) -> None:
         """Leave the library as it was, or with hooks that do nothing."""
@@ -160,22 +167,42 @@ class HttpxHooks:
 
         return send
 
+    def _redirecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def _build_redirect_request(*args: Any) -> Any:
+            request, sending = original(*args), _sending.get()
+            if sending is not None:
+                sending.redirects.add(str(request.url))
+            return request
+
+        return _build_redirect_request
+
     def _choosing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _transport_for_url(client: Any, url: Any) -> Any:
             transport = original(client, url)
-            if self._hooks.active:
+            if self._hooks.active and not self._is_known(transport):
                 for leaf in self._leaves(transport, _DEEPEST):
                     self._meet(leaf)
             return transport
 
         return _transport_for_url
 
+    def _is_known(self, transport: Any) -> bool:
+        """Return whether *transport* was looked through before, and note that it is now."""
+        if type(transport).__hash__ is None:
+            return False
+        wrapped_since = "handle_request" in vars(transport) or "handle_async_request" in vars(transport)
+        if transport in self._known and not wrapped_since:
+            return True
+        self._known.add(transport)
+        return False
+
     def _leaves(self, transport: Any, depth: int) -> Iterator[Any]:
         """Yield the transports that wrap no other."""
         if isinstance(transport, PresignTransport):
             return  # it signs already
         kinds = (self._library.BaseTransport, self._library.AsyncBaseTransport, PresignTransport)
-        parts = [part for value in getattr(transport, "__dict__", {}).values() for part in _parts(value)]
+        values = tuple(getattr(transport, "__dict__", {}).values())
+        parts = [part for value in values for part in _parts(value)]
         inner = [part for part in parts if isinstance(part, kinds)]
         if not inner or not depth:
             yield transport
@@ -198,18 +225,20 @@ class HttpxHooks:
 
 
 def _parts(value: Any) -> Collection[Any]:
-    if isinstance(value, (list, tuple)):
-        return value
-    return value.values() if isinstance(value, dict) else (value,)
+    """Return what a transport's attribute may hold transports in; a long container holds data."""
+    if not isinstance(value, (list, tuple, dict)) or len(value) > _MOST_PARTS:
+        return (value,)
+    return tuple(value.values() if isinstance(value, dict) else value)
 
 
 class _Sending:
     """One call of a client's ``send``: a fetch with its redirects."""
 
-    __slots__ = ("_outer", "first")
+    __slots__ = ("_outer", "marks", "redirects")
 
     def __init__(self) -> None:
-        self.first: str | None = None
+        self.marks: Marks = {}  # of the first hop
+        self.redirects: set[str] = set()  # the URLs it was redirected to
         self._outer: _Sending | None = None
 
     def __enter__(self) -> None:
@@ -237,16 +266,19 @@ def _judged(request: Any, presigner: Presigner | None) -> Catch | None:
     if extensions.get(OPT_OUT) is False:
         return None
     headers: Mapping[str, str] = request.headers  # names are looked up and listed in lower case
-    sending = _sending.get()
-    first = extensions.get(_FIRST, sending.first if sending is not None else None)
-    verdict = judge(presigner, str(request.url), request.method, headers, first)
-    if verdict.first is not None:
-        # The client hands a request's extensions on to the request it makes of a redirect,
-        # also when the application follows the redirect by itself.
-        extensions[_FIRST] = verdict.first
-        if sending is not None:
-            sending.first = verdict.first
-    return verdict.catch
+    url, sending = str(request.url), _sending.get()
+    # The client hands a request's extensions on to the request it makes of a redirect, also
+    # when the application follows the redirect by itself.
+    marks: Marks | None = extensions.get(_MARKS)
+    if marks is None and sending is not None and url in sending.redirects:
+        marks = sending.marks  # a transport between has made a request of its own
+    if marks is None:
+        marks = {}
+    catch = judge(presigner, url, request.method, headers, marks)
+    extensions[_MARKS] = marks
+    if sending is not None and not sending.marks:
+        sending.marks = marks
+    return catch
 
 
 def _copy(request: Any, catch: Catch, url: str) -> Any:
