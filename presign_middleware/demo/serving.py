@@ -52,18 +52,19 @@ def listen(port: int | None) -> socket.socket:
     Raises:
         RuntimeError: *port* was named and is taken.
     """
-    # Said to be TCP, since asyncio asks that before it turns Nagle's algorithm off: 40 ms an answer.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((_HOST, _USUAL_PORT if port is None else port))
-    except OSError as error:
-        if port is not None:
+    for candidate in (_USUAL_PORT, 0) if port is None else (port,):
+        # Said to be TCP, since asyncio asks that before it turns Nagle's algorithm off: 40 ms an answer.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((_HOST, candidate))
+            listening.listen()  # with SO_REUSEADDR two may bind, and only one listens
+        except OSError as error:
             listening.close()
-            raise RuntimeError(f"{_HOST}:{port} cannot be listened on: {error.strerror}") from error
-        listening.bind((_HOST, 0))
-    listening.listen()
-    return listening
+            fault = error
+        else:
+            return listening
+    raise RuntimeError(f"{_HOST}:{port or _USUAL_PORT} cannot be listened on: {fault.strerror}") from fault
 
 
 @contextmanager
