@@ -170,7 +170,10 @@ class AsyncioEffects:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
         loop = asyncio.get_running_loop()
         # One thread an origin, so that one that hangs does not take them all.
-        async with self._turns.setdefault(objects[0].origin, asyncio.Lock()):
+        turn = self._turns.setdefault(objects[0].origin, asyncio.Lock())
+        if turn.locked() and all(self._signing.could_sign(obj) for obj in objects):
+            return {}  # with the credentials at hand, while another renews them
+        async with turn:
             return await loop.run_in_executor(self._pool(), self._signing.prepare, objects)
 
 

@@ -263,7 +263,7 @@ class Coverage:
         host = _host(scheme.lower(), netloc)
         depths = self._depths.get(host)
         if depths is None:
-            raise NotCovered(f"no origin is at {redact(host)}; origins: {self._said}")
+            raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
         # Some parsers drop control characters and read a backslash as a slash: two readings of one URL.
         if _FORBIDDEN(target):
             raise NotCovered(f"{redact(target)} has a control character or a backslash; escape it")
@@ -348,7 +348,7 @@ def _parameters(target: str, query: str) -> Parameters:
         )
     if len(set(names)) < len(names):
         raise NotCovered(f"{redact(target)} has a query parameter twice")
-    return tuple(sorted(pairs))  # one URL, and one plan to learn, whatever order they came in
+    return pairs
 
 
 def _bases(origin: Origin) -> Iterator[str]:

@@ -18,6 +18,8 @@ __all__ = ["DAY", "Plan", "Signer", "signing_key"]
 #: Seconds of a UTC day: a signing key is good for one.
 DAY = 86_400
 
+_FILLED = frozenset({"X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token"})
+
 _MINUTES = tuple(f"T{minute // 60:02}{minute % 60:02}" for minute in range(1440))
 _SECONDS = tuple(f"{second:02}Z" for second in range(60))
 
@@ -50,23 +52,13 @@ class Signer:
         self._day = time.strftime("%Y%m%d", time.gmtime(self._midnight))
         scope = f"{self._day}/{plan.region}/{plan.service}/aws4_request"
         filled = {
-            "X-Amz-Credential": f"{keys.access_key}/{scope}",
+            "X-Amz-Credential": quote(f"{keys.access_key}/{scope}", safe="-._~"),
+            "X-Amz-Date": "\0",  # where the instant goes: no escaped text holds a NUL
             "X-Amz-Expires": str(lifetime),
-            "X-Amz-Security-Token": keys.token or "",
-            **values,
+            "X-Amz-Security-Token": quote(keys.token or "", safe="-._~"),
         }
-        query = [
-            (
-                name,
-                known
-                if known is not None
-                else "\0"
-                if name == "X-Amz-Date"
-                else quote(filled[name], safe="-._~"),
-            )
-            for name, known in plan.query
-        ]
-        # Where the instant goes is marked with a NUL, which no escaped text holds.
+        query = [(name, quote(value, safe="-._~")) for name, value in values.items()]
+        query += [(name, filled[name] if value is None else value) for name, value in plan.query]
         self._query = "&".join(f"{name}={value}" for name, value in query).split("\0")
         self._query = [f"?{self._query[0]}", f"{self._query[1]}&X-Amz-Signature="]
         canonical = "&".join(f"{name}={value}" for name, value in sorted(query)).split("\0")
@@ -101,7 +93,8 @@ class Plan:
     Everything of a URL but the key, the instant, the credential and the parameters' values.
 
     Made of a *url* that boto3 signed for *method* and a key that is quoted as *path*, with
-    the parameters *names*.
+    the parameters *names*. A signer puts them into the order of the values it is given, as
+    boto3 does.
 
     Raises:
         ValueError: The URL is not of a form that a plan can make.
@@ -118,8 +111,11 @@ class Plan:
         self.root = parts.path.removesuffix(path)
         self.base = f"{parts.scheme}://{parts.netloc}{self.root}"
         raw = dict(pair.split("=", 1) for pair in parts.query.split("&"))
-        filled = {*names, "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token"}
+        if list(raw)[: len(names)] != list(names):
+            raise ValueError("the parameters are not the beginning of the query")
         del raw["X-Amz-Signature"]
-        #: Names in the URL's order; a value where every URL of this plan has the same one.
-        self.query = tuple((name, None if name in filled else value) for name, value in raw.items())
+        #: What follows the parameters; a value where every URL of this plan has the same one.
+        self.query = tuple(
+            (name, None if name in _FILLED else value) for name, value in raw.items() if name not in names
+        )
         *_, self.region, self.service, _ = dict(parse_qsl(parts.query))["X-Amz-Credential"].split("/")

@@ -52,6 +52,9 @@ class Signs(Protocol):
         *is_prepared*: it has, and credentials that are due for renewal must do.
         """
 
+    def could_sign(self, obj: S3Object) -> bool:
+        """Return whether `sign` could, with credentials that work but may be due for renewal."""
+
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
 

@@ -131,7 +131,9 @@ class _Shape(NamedTuple):
     @classmethod
     def of(cls, obj: S3Object, snapshot: Snapshot) -> "_Shape":
         """Return the shape of *obj*'s URL when *snapshot* signs it."""
-        return cls(obj.form, obj.method, tuple([name for name, _ in obj.params]), snapshot.token is not None)
+        # Sorted: nine names have too many orders to learn a plan for each.
+        names = tuple(sorted(name for name, _ in obj.params))
+        return cls(obj.form, obj.method, names, snapshot.token is not None)
 
 
 class _Hush(logging.Filter):
@@ -326,6 +328,12 @@ class Signing:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
         recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=is_prepared)
         return None if recipe is None else recipe.entry(obj, wall, monotonic - wall)
+
+    def could_sign(self, obj: S3Object) -> bool:
+        """Return whether `sign` could, with credentials that work but may be due for renewal."""
+        wall = self._time()
+        recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=True)
+        return recipe is not None and wall < recipe.snapshot.life.end
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
