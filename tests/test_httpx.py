@@ -166,6 +166,41 @@ def test_a_redirect_to_a_url_signed_here_arrives(way: Way, door: Door) -> None:
     assert way.fetch(f"{door.base}/photo").content == b"a cat"
 
 
+def send(way: Way, request: Any) -> int:
+    """Return the status of the answer to *request*, an object that may be sent more than once."""
+    status: int = way.run(lambda client: client.send(request)).status_code
+    return status
+
+
+def test_a_request_sent_again_by_another_presigner_is_signed(way: Way, door: Door) -> None:
+    """O5: a request object that one presigner signed is no redirect when another meets it."""
+    request = way.library.Request("GET", door.cat)
+    other = way.using(presigner_for(door, name="other"))
+    assert [send(one, request) for one in (way, other, way)] == [200, 200, 200]
+    assert other.presigner.stats()["passed_redirect"] == 0
+
+
+def test_a_request_first_sent_where_nothing_covered_it_is_signed(way: Way, door: Door) -> None:
+    """O5: a request object that went out unsigned is signed where a presigner covers it later."""
+    request = way.library.Request("GET", door.cat)
+    elsewhere = way.using(presigner_for(door, prefix="private/"))
+    assert [send(one, request) for one in (elsewhere, way)] == [403, 200]
+    assert signed(door) == [False, True]
+
+
+def test_an_auth_flow_that_asks_elsewhere_first_is_signed(way: Way, door: Door) -> None:
+    """O5: the token that an ``Auth`` fetches on the way is no first hop of the request it is for."""
+    library, token = way.library, f"{door.base}/token"
+
+    class Asking(library.Auth):  # type: ignore[misc, name-defined]  # the library comes with the way
+        def auth_flow(self, request: Any) -> Iterator[Any]:
+            yield library.Request("POST", token)
+            yield request
+
+    assert way.fetch(door.cat, auth=Asking()).content == b"a cat"
+    assert signed(door) == [False, True]
+
+
 # --- C2: nobody but the socket sees the signature -----------------------------------------------------------
 
 
@@ -319,6 +354,21 @@ def test_a_refused_upload_is_not_replayed(way: Way, door: Door) -> None:
     body = OneShot()
     assert put(writer, f"{door.base}/media/new.jpg", body).status_code == 403
     assert (body.readings, len(door.arrived)) == (1, 1)
+
+
+def test_a_signed_url_with_an_endless_lifetime_passes(way: Way, door: Door) -> None:
+    """S5: a covered URL that another signed passes untouched, and be its lifetime of 5,000 digits."""
+    library = way.library
+    url = f"{door.cat}?X-Amz-Expires={'9' * 5000}&X-Amz-Signature=a"
+    urls: list[str] = []
+
+    def answer(request: Any) -> Any:
+        urls.append(str(request.url))
+        return library.Response(200)
+
+    assert way.fetch(url, transport=way.sender(library.MockTransport(answer))).status_code == 200
+    assert [url] == urls
+    assert way.presigner.stats()["signed"] == 0
 
 
 def test_a_method_that_the_origin_does_not_sign_passes(way: Way, door: Door) -> None:

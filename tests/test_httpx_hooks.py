@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import wrapt
@@ -196,6 +196,80 @@ def test_a_presign_transport_has_its_own_presigner(way: Way, door: Door) -> None
     with intercept(way.library.__name__):
         assert way.fetch(door.cat, transport=PresignTransport(other, way.plain())).content == b"a cat"
     assert (way.presigner.stats()["caught"], other.stats()["caught"]) == (0, 1)
+
+
+def test_a_presign_transport_that_does_not_cover_leaves_it_to_the_hook(way: Way, door: Door) -> None:
+    """O5: what the transport's presigner does not cover is signed if the scope's covers it."""
+    elsewhere = presigner_for(door, prefix="private/")
+    with intercept(way.library.__name__):
+        assert way.fetch(door.cat, transport=PresignTransport(elsewhere, way.plain())).content == b"a cat"
+    assert (way.presigner.stats()["caught"], elsewhere.stats()["caught"]) == (1, 0)
+
+
+class Counted(dict[int, int]):
+    """A dict that counts how often someone goes through its values."""
+
+    listings = 0
+
+    def values(self) -> Any:
+        self.listings += 1
+        return super().values()
+
+
+class Storing(Passing):
+    """A transport that has a dict of *number* responses, say."""
+
+    def __init__(self, inner: Any, number: int) -> None:
+        super().__init__(inner)
+        self.stored = Counted(zip(range(number), range(number), strict=True))
+
+
+@pytest.mark.parametrize(("number", "listings"), [(10, 1), (100_000, 0)])
+def test_a_transport_is_looked_through_once(way: Way, door: Door, number: int, listings: int) -> None:
+    """C1: a hook looks for the innermost transport once, not at each request, and not among data."""
+    outer = transport_of(way.library, Storing, way.plain(), number)
+    with intercept(way.library.__name__):
+        responses = way.fetch_all([door.cat] * 3, transport=outer)
+    assert [response.content for response in responses] == [b"a cat"] * 3
+    assert [door.cat] * 3 == outer.seen
+    assert outer.stored.listings == listings
+
+
+class Slotted:
+    """A transport without a base class, which has neither attributes of its own nor weak references."""
+
+    __slots__ = ()
+    urls: Final[list[str]] = []
+
+    def handle_request(self, request: Any) -> Any:
+        self.urls.append(str(request.url))
+        return type_of_response(request)(200)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return self.handle_request(request)
+
+    def __enter__(self) -> None:
+        self.urls.clear()
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        self.urls.clear()
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
+def type_of_response(request: Any) -> Any:
+    return next(one for one in LIBRARIES if isinstance(request, one.Request)).Response
+
+
+def test_a_transport_with_slots_is_caught(way: Way, door: Door) -> None:
+    """C1: a transport that has no ``__dict__`` to look through sends the signed URL."""
+    with intercept(way.library.__name__):
+        assert way.fetch(door.cat, transport=Slotted()).status_code == 200
+    assert [SIGNATURE in url for url in Slotted.urls] == [True]
 
 
 # --- C4: install and remove, alone and with others ----------------------------------------------------------
@@ -472,6 +546,20 @@ def test_of_several_process_wide_presigners_the_one_that_covers_signs(way: Way, 
     with intercept(name, presigner=elsewhere), intercept(name, presigner=way.presigner):
         assert outside(way, lambda client: client.get(door.cat)).status_code == 200
     assert (elsewhere.stats()["caught"], way.presigner.stats()["caught"]) == (0, 1)
+
+
+def test_a_redirect_between_process_wide_presigners_is_not_signed(way: Way, door: Door) -> None:
+    """C1: an origin of another presigner is another origin, even if both are called "media"."""
+    door.create_bucket("secrets", region="eu-west-1")
+    door.put("secrets", "plan.pdf", b"a plan")
+    door.moved["/media/cat.jpg"] = "/secrets/plan.pdf"
+    private = presigner_for(door, bucket="secrets")
+    name = way.library.__name__
+    with intercept(name, presigner=way.presigner), intercept(name, presigner=private):
+        response = outside(way, lambda client: client.get(door.cat, follow_redirects=True))
+    assert response.status_code == 403
+    assert signed(door) == [True, False]
+    assert private.stats()["passed_redirect"] == 1
 
 
 def test_nothing_is_logged_while_paused(way: Way, door: Door, caplog: pytest.LogCaptureFixture) -> None:

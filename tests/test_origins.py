@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from presign_middleware import ConfigurationError, NotCovered, Origin, Presigner
 from presign_middleware.origins import Coverage
+from presign_middleware.redaction import redact
 from presign_middleware.testing import Clock
 
 SESSION = boto3.Session("AKIAORIGINS000000001", "a-secret-of-test-origins")
@@ -337,6 +338,38 @@ def test_a_refusal_holds_no_value_of_the_query(presigner: Presigner, query: str)
     with pytest.raises(NotCovered, match=re.escape(f"{VIRTUAL}/public/a")) as refused:
         presigner.url(f"{VIRTUAL}/public/a?{query}")
     assert "SENSITIVE" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    words("""
+        a%26X-Amz-Signature%3DSENSITIVE SENSITIVE%20a=1 SENSITIVE.a SENSITIVE%0A a%3DSENSITIVE&versionId=1
+        SENSITIVE%C3%BC %3CSENSITIVE%3E https://me:SENSITIVE@elsewhere.example/
+    """),
+)
+def test_a_refusal_holds_no_odd_name_of_the_query(presigner: Presigner, query: str) -> None:
+    """O4, L1: a parameter whose name, once decoded, could hold anything is not named in a message."""
+    with pytest.raises(NotCovered, match=re.escape("has the query parameter ?,")) as refused:
+        presigner.url(f"{VIRTUAL}/public/a?{query}")
+    assert "SENSITIVE" not in str(refused.value)
+
+
+def test_a_refusal_names_a_plain_name_of_the_query(presigner: Presigner) -> None:
+    """O4: of the parameters that no object has, one whose name is a plain word is named."""
+    for query in ("list-type=2", "%26odd&list-type=2", "versionId=1&list-type&~odd"):
+        with pytest.raises(NotCovered, match="has the query parameter list-type,"):
+            presigner.url(f"{VIRTUAL}/public/a?{query}")
+
+
+@pytest.mark.parametrize("userinfo", words("user:pass/SENSITIVE user:SENSITIVE/word user:a/SENSITIVE@b"))
+@pytest.mark.parametrize("host", ["elsewhere.example", "acme-media.s3.eu-west-1.amazonaws.com"])
+def test_a_refusal_holds_no_userinfo_with_a_slash(presigner: Presigner, host: str, userinfo: str) -> None:
+    """O4, L1: a password that has a slash in it is userinfo too, and in no part of a message."""
+    target = f"https://{userinfo}@{host}/public/a"
+    assert redact(target) == f"https://{host}/public/a"
+    with pytest.raises(NotCovered) as refused:
+        presigner.url(target)
+    assert "sensitive" not in str(refused.value).lower()
 
 
 def test_a_refusal_is_one_short_printable_line(presigner: Presigner) -> None:

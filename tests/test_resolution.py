@@ -29,7 +29,7 @@ import botocore.session
 import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 
-from presign_middleware import Origin, Presigner, SigningError, effects, signing
+from presign_middleware import Origin, Presigner, SigningError, effects, local, signing
 from presign_middleware.local import Flight, Flights
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock
@@ -47,6 +47,7 @@ class Keys:
     def __init__(self, clock: Clock, *, is_open: bool = True, seconds: float = 43_200) -> None:
         self.fetches = 0
         self.failure: Exception | None = None
+        self.takes = 0.0  # seconds by which the clock advances before the source answers
         self.ends: dict[str, float] = {}  # of each access key
         self.asked = threading.Event()
         self.gate = threading.Event()
@@ -69,6 +70,7 @@ class Keys:
         self.asked.set()
         if not self.gate.wait(DEADLINE):
             raise RuntimeError("the test did not open the gate")
+        self._clock.advance(self.takes)
         if self.failure is not None:
             raise self.failure
         access_key, end = f"ASIATEST{number:08}", int(self._clock.time() + self._seconds)
@@ -313,6 +315,29 @@ def test_a_hanging_origin_in_a_loop(clock: Clock) -> None:
     assert asyncio.run(ask()) == presigner.url("s3://media/a")
 
 
+def test_an_origin_that_hangs_in_many_turns(clock: Clock) -> None:
+    """D2: an origin that hangs, asked in twelve turns of a loop, leaves a thread for a cold one there."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("slow"), Keys(clock).origin("media"), clock=clock)
+
+    async def ask() -> str:
+        slow = []
+        for number in range(12):
+            slow.append(asyncio.ensure_future(presigner.aurl(f"s3://slow/{number}")))
+            for _ in range(3):  # turns, in which it boards its flight and takes off
+                await asyncio.sleep(0)
+        try:
+            answer = await asyncio.wait_for(presigner.aurl("s3://media/a"), DEADLINE / 2)
+            assert [task for task in slow if task.done()] == []
+        finally:
+            keys.gate.set()
+        await asyncio.gather(*slow)
+        return answer
+
+    assert asyncio.run(ask()) == presigner.url("s3://media/a")
+    assert keys.fetches == 1
+
+
 def test_a_hanging_origin_in_a_thread(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """D2: a thread whose batch hangs on one origin does not hold up those who want its other objects."""
     monkeypatch.setattr(effects, "PATIENCE", 1)
@@ -388,6 +413,90 @@ def test_a_blocking_call_on_a_loops_thread(
     assert ("on an event loop's thread" in caplog.text) is not is_warm
 
 
+# Credentials at hand.
+
+LEFT = 590  # seconds before the end at which botocore insists on new credentials, and raises without
+
+
+def access_keys(urls: Sequence[Outcome]) -> set[str]:
+    """Return the access keys that signed *urls*."""
+    return {found for url in urls for found in re.findall(r"X-Amz-Credential=(\w+)", str(url)) or [str(url)]}
+
+
+@both_ways
+def test_a_source_that_takes_its_time_to_fail(clock: Clock, crowd: Crowd) -> None:
+    """P5, D2: a minute in which the source fails costs no URL while the credentials at hand work."""
+    keys = Keys(clock, seconds=3600)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    presigner.url("s3://media/a")
+    clock.advance(3600 - LEFT)
+    keys.failure, keys.takes = RuntimeError("the source is down"), 60
+    answers = crowd(presigner, ["s3://media/b"], lambda: None)
+    assert access_keys(answers) == {"ASIATEST00000001"}
+    assert keys.fetches == 2
+
+
+def test_a_source_that_failed_slowly_is_left_alone(clock: Clock) -> None:
+    """P5: a source that failed is asked again a tenth of what was left after it failed, not at once."""
+    keys = Keys(clock, seconds=3600)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    presigner.url("s3://media/a")
+    clock.advance(3600 - LEFT)
+    keys.failure, keys.takes = RuntimeError("the source is down"), 60
+    presigner.url("s3://media/b")
+    clock.advance((LEFT - 60) / 10 - 1)
+    presigner.url("s3://media/c")
+    assert keys.fetches == 2
+    clock.advance(1)
+    keys.failure, keys.takes = None, 0
+    assert access_keys([presigner.url("s3://media/d")]) == {"ASIATEST00000003"}
+
+
+@both_ways
+def test_nobody_waits_for_a_renewal(clock: Clock, crowd: Crowd) -> None:
+    """P5, D2: while a thread renews credentials, all others sign with those at hand that still work."""
+    keys = Keys(clock, seconds=3600)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    presigner.url("s3://media/a")
+    clock.advance(3600 - LEFT)
+    keys.asked.clear()
+    keys.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(presigner.url, "s3://media/b")
+        assert keys.asked.wait(DEADLINE)
+        try:
+            answers = crowd(presigner, [f"s3://media/{n}" for n in range(many(crowd))], lambda: None)
+            assert not renewing.done()
+        finally:
+            keys.gate.set()
+        assert access_keys([renewing.result()]) == {"ASIATEST00000002"}
+    assert access_keys(answers) == {"ASIATEST00000001"}
+
+
+def test_nobody_waits_for_a_renewal_of_the_same_loop(clock: Clock) -> None:
+    """P5, D2: while one task renews credentials, the others of its loop sign with those at hand."""
+    keys = Keys(clock, seconds=3600)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    presigner.url("s3://media/a")
+    clock.advance(3600 - LEFT)
+    keys.asked.clear()
+    keys.gate.clear()
+
+    async def ask() -> list[str]:
+        renewing = asyncio.ensure_future(presigner.aurl("s3://media/b"))
+        assert await asyncio.to_thread(keys.asked.wait, DEADLINE)
+        try:
+            answer = await asyncio.wait_for(presigner.aurl("s3://media/c"), DEADLINE / 2)
+            assert not renewing.done()
+        finally:
+            keys.gate.set()
+        return [answer, await renewing]
+
+    held, renewed = asyncio.run(ask())
+    assert access_keys([held]) == {"ASIATEST00000001"}
+    assert access_keys([renewed]) == {"ASIATEST00000002"}
+
+
 # What this process keeps.
 
 
@@ -411,6 +520,21 @@ def test_a_second_chance(clock: Clock) -> None:
     assert presigner.stats()["signed"] == 4
     presigner.url("s3://media/b")
     assert presigner.stats()["signed"] == 5
+
+
+def test_a_full_table_in_use(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M8: a full table of URLs in use passes over a few of them, then drops one, and stays at its size."""
+    monkeypatch.setattr(local, "_MOST_CHANCES", 4)
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock, local_size=20)
+    for number in [*range(20), *range(20)]:
+        presigner.url(f"s3://media/{number}")
+    presigner.url("s3://media/20")
+    table = presigner._table
+    assert sum([entry.used for entry in table._entries.values()]) == 20 - 4 - 1
+    for number in range(21, 60):
+        presigner.urls([f"s3://media/{number}"] * 2)
+        presigner.url(f"s3://media/{number}")
+    assert (len(table), len(table._aliases), presigner.stats()["evicted"]) == (20, 20, 40)
 
 
 @pytest.mark.usefixtures("switching_often")

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -256,6 +258,49 @@ def test_both_kinds_of_with(presigner: Presigner) -> None:
         assert current() is None
 
     asyncio.run(serve())
+
+
+def test_an_open_scope_is_not_entered(presigner: Presigner) -> None:
+    """D3: a scope that is open cannot be entered a second time, and stays open and current."""
+
+    async def enter_soon(scope: Scope) -> None:
+        async with scope:
+            pass
+
+    with presigner.scope() as scope:
+        with pytest.raises(RuntimeError, match="open already"), scope:
+            pass
+        with pytest.raises(RuntimeError, match="open already"):
+            asyncio.run(enter_soon(scope))
+        assert current() is scope
+        assert not scope.ended
+    assert current() is None
+
+
+def test_a_scope_is_entered_again(presigner: Presigner) -> None:
+    """D1: a scope that has ended can be entered again, and then remembers like a new one."""
+    scope = presigner.scope()
+    for _ in range(2):
+        with scope:
+            assert current() is scope
+            assert not scope.ended
+            for _ in range(3):
+                presigner.url("s3://media/a")
+        assert scope.ended
+        assert current() is None
+    assert counted(presigner) == (4, 1, 1)
+
+
+def test_a_scope_that_has_ended_lets_go_of_its_outer_one(clock: Clock, presigner: Presigner) -> None:
+    """D3: a job that starts its successor inside its scope does not keep the scopes before it alive."""
+    outer = Presigner(Origin("media", bucket="media", session=SESSION), clock=clock)
+    alive = weakref.ref(outer)  # which only its scope holds from here on
+    inner = presigner.scope()
+    with outer.scope(), inner:
+        del outer
+    gc.collect()
+    assert inner.ended
+    assert alive() is None
 
 
 def test_requests_do_not_share(presigner: Presigner) -> None:

@@ -188,9 +188,10 @@ class HttpxHooks:
 
     def _is_known(self, transport: Any) -> bool:
         """Return whether *transport* was looked through before, and note that it is now."""
-        if type(transport).__hash__ is None:
+        own = getattr(transport, "__dict__", None)
+        if own is None or type(transport).__hash__ is None:
             return False
-        wrapped_since = "handle_request" in vars(transport) or "handle_async_request" in vars(transport)
+        wrapped_since = "handle_request" in own or "handle_async_request" in own
         if transport in self._known and not wrapped_since:
             return True
         self._known.add(transport)
