@@ -158,8 +158,14 @@ class Presigner:
                 self.counts.from_local += 1
                 entry.used = True
                 return entry.url
-            if scope.seen(entry.object) is entry:
+            seen = scope.seen(entry.object)
+            if seen is entry:
                 self.counts.from_scope += 1
+                return entry.url
+            if seen is None:
+                scope.remember(entry)
+                self.counts.from_local += 1
+                entry.used = True
                 return entry.url
         return self._entry(target, method, params, lifetime).url
 
