@@ -73,7 +73,7 @@ class Source:
 
     def renew(self) -> Snapshot:
         """
-        Ask the source and return the snapshot. May block on I/O.
+        Ask the source, if it is due, and return the snapshot. May block on I/O.
 
         While one caller asks, others get the credentials at hand; they wait only where
         there are none that work.

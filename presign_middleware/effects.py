@@ -50,13 +50,6 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking effect suspended")  # a defect: an asyncio effect was handed in
 
 
-def _by_origin(objects: Sequence[S3Object]) -> dict[str, list[S3Object]]:
-    groups: dict[str, list[S3Object]] = {}
-    for obj in objects:
-        groups.setdefault(obj.origin, []).append(obj)
-    return groups
-
-
 def _waited(flight: Flight) -> SigningError:
     return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
 
@@ -70,7 +63,10 @@ class BlockingEffects:
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
         """Return *objects* by origin: while one hangs, nobody has to wait for this thread's others."""
-        return list(_by_origin(objects).values())
+        portions: dict[str, list[S3Object]] = {}
+        for obj in objects:
+            portions.setdefault(obj.origin, []).append(obj)
+        return list(portions.values())
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Land *opened* here and now."""
@@ -203,7 +199,7 @@ class Runner:
     ) -> list[Entry]:
         """Return the URL of each of *objects*. May block; raises the first SigningError."""
         entries = self._resolver.quick_all(objects, aliases, scope)
-        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+        missing = _missing(objects, entries)
         return _filled(entries, self._wait(missing, scope) if missing else [])
 
     async def afind_all(
@@ -211,7 +207,7 @@ class Runner:
     ) -> list[Entry]:
         """Return what `find_all` returns, without ever blocking the event loop."""
         entries = self._resolver.quick_all(objects, aliases, scope)
-        missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+        missing = _missing(objects, entries)
         return _filled(entries, await self._await(missing, scope) if missing else [])
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
@@ -269,6 +265,11 @@ def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
             raise SigningError(*answer.args) from answer.__cause__
         entries.append(answer)
     return entries
+
+
+def _missing(objects: Sequence[S3Object], entries: Sequence[Entry | None]) -> list[S3Object]:
+    """Return those of *objects* that have no entry."""
+    return [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
 
 
 def _filled(entries: list[Entry | None], waited: Sequence[Entry]) -> list[Entry]:

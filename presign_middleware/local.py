@@ -88,9 +88,9 @@ class Table:
     """
     The URLs of this process: at most *size*, and those that nobody asks for leave first.
 
-    Reading needs no lock; whoever writes holds one. When the table is full, the oldest entry leaves unless it
-    was asked for since it was last looked at (second chance), so a read has no list
-    to reorder.
+    Reading needs no lock; whoever writes holds one. When the table is full, the oldest
+    entry leaves unless it was asked for since it was last looked at (second chance), so
+    a read has no list to reorder.
 
     An entry can also be found by one *alias*: the text of a target that led to it,
     which saves parsing the text again.
@@ -167,9 +167,6 @@ class Flights:
         self._lock = Lock()
         self._aloft: dict[S3Object, Flight] = {}
         self.has = self._aloft.__contains__
-
-    def __len__(self) -> int:
-        return len(self._aloft)
 
     def board(self, objects: Iterable[S3Object]) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""

@@ -32,15 +32,19 @@ class Scope:
     request, but remembers nothing any more.
     """
 
-    __slots__ = ("_is_open", "_outer", "_seen", "ended", "opened", "presigner")
+    __slots__ = ("_is_open", "_outer", "_seen", "opened", "presigner")
 
     def __init__(self, presigner: Any, opened: float) -> None:  # Any: Presigner is a room above this one
         self.presigner = presigner
         self.opened = opened  # monotonic seconds
-        self.ended = False
         self._is_open = False
         self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
         self._outer: Scope | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the request is over; also before it has begun."""
+        return not self._is_open
 
     def seen(self, obj: S3Object) -> Entry | None:
         """Return what this request has resolved *obj* to."""
@@ -55,7 +59,7 @@ class Scope:
 
     def remember(self, entry: Entry) -> None:
         """Keep *entry* for the rest of this request; the least recently used of 10,000 leaves."""
-        if self.ended:
+        if not self._is_open:
             return
         self._seen[entry.object] = entry
         if len(self._seen) > MOST_OBJECTS:
@@ -67,14 +71,14 @@ class Scope:
             raise RuntimeError("this scope is open already: each request or job has one of its own")
         self._outer = _current.get()
         _current.set(self)
-        self.ended, self._is_open = False, True
+        self._is_open = True
         return self
 
     def __exit__(self, *exc: object) -> None:
         # set(), not reset(): a WSGI iterable may be closed in another context.
         _current.set(self._outer)
         self._outer = None  # or a job that starts its successor would keep every scope alive
-        self.ended, self._is_open = True, False
+        self._is_open = False
         self._seen.clear()
 
     async def __aenter__(self) -> "Scope":

@@ -239,17 +239,16 @@ class OriginSigning:
             return recipe
         return self._new_recipe(obj, snapshot)
 
-    def sign_once(self, obj: S3Object, headers: Mapping[str, str], wall: float) -> str:
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
-        url = self._boto_of(self.renew(wall)).url(obj, headers)
+        url = self._boto_of(self._source.renew()).url(obj, headers)
         self._counts.signed += 1
         self._counts.signed_by_boto3 += 1
         return url
 
-    def renew(self, wall: float) -> Snapshot:
+    def renew(self) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
-        snapshot = self._source.present(wall)
-        return self._source.renew() if snapshot is None else snapshot
+        return self._source.renew()
 
     def learn(self, obj: S3Object, snapshot: Snapshot) -> None:
         """Learn the plan that *obj* needs when *snapshot* signs. May block; raises SigningError."""
@@ -337,7 +336,7 @@ class Signing:
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
-        return self._origins[obj.origin].sign_once(obj, headers, self._time())
+        return self._origins[obj.origin].sign_once(obj, headers)
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
@@ -347,7 +346,7 @@ class Signing:
             signing = self._origins[obj.origin]
             try:
                 if obj.origin not in renewed:
-                    renewed[obj.origin] = _renewed(signing, self._time())
+                    renewed[obj.origin] = _renewed(signing)
                 snapshot = renewed[obj.origin]
                 if isinstance(snapshot, SigningError):
                     raise snapshot
@@ -357,9 +356,9 @@ class Signing:
         return refused
 
 
-def _renewed(signing: OriginSigning, wall: float) -> Snapshot | SigningError:
+def _renewed(signing: OriginSigning) -> Snapshot | SigningError:
     try:
-        return signing.renew(wall)
+        return signing.renew()
     except SigningError as error:
         return error
 

@@ -418,6 +418,15 @@ def test_a_blocking_call_on_a_loops_thread(
 LEFT = 590  # seconds before the end at which botocore insists on new credentials, and raises without
 
 
+def due_for_renewal(clock: Clock) -> tuple[Keys, Presigner]:
+    """Return a source that is to be asked again, and a presigner that holds its first credentials."""
+    keys = Keys(clock, seconds=3600)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    presigner.url("s3://media/a")
+    clock.advance(3600 - LEFT)
+    return keys, presigner
+
+
 def access_keys(urls: Sequence[Outcome]) -> set[str]:
     """Return the access keys that signed *urls*."""
     return {found for url in urls for found in re.findall(r"X-Amz-Credential=(\w+)", str(url)) or [str(url)]}
@@ -426,10 +435,7 @@ def access_keys(urls: Sequence[Outcome]) -> set[str]:
 @both_ways
 def test_a_source_that_takes_its_time_to_fail(clock: Clock, crowd: Crowd) -> None:
     """P5, D2: a minute in which the source fails costs no URL while the credentials at hand work."""
-    keys = Keys(clock, seconds=3600)
-    presigner = Presigner(keys.origin("media"), clock=clock)
-    presigner.url("s3://media/a")
-    clock.advance(3600 - LEFT)
+    keys, presigner = due_for_renewal(clock)
     keys.failure, keys.takes = RuntimeError("the source is down"), 60
     answers = crowd(presigner, ["s3://media/b"], lambda: None)
     assert access_keys(answers) == {"ASIATEST00000001"}
@@ -438,10 +444,7 @@ def test_a_source_that_takes_its_time_to_fail(clock: Clock, crowd: Crowd) -> Non
 
 def test_a_source_that_failed_slowly_is_left_alone(clock: Clock) -> None:
     """P5: a source that failed is asked again a tenth of what was left after it failed, not at once."""
-    keys = Keys(clock, seconds=3600)
-    presigner = Presigner(keys.origin("media"), clock=clock)
-    presigner.url("s3://media/a")
-    clock.advance(3600 - LEFT)
+    keys, presigner = due_for_renewal(clock)
     keys.failure, keys.takes = RuntimeError("the source is down"), 60
     presigner.url("s3://media/b")
     clock.advance((LEFT - 60) / 10 - 1)
@@ -455,10 +458,7 @@ def test_a_source_that_failed_slowly_is_left_alone(clock: Clock) -> None:
 @both_ways
 def test_nobody_waits_for_a_renewal(clock: Clock, crowd: Crowd) -> None:
     """P5, D2: while a thread renews credentials, all others sign with those at hand that still work."""
-    keys = Keys(clock, seconds=3600)
-    presigner = Presigner(keys.origin("media"), clock=clock)
-    presigner.url("s3://media/a")
-    clock.advance(3600 - LEFT)
+    keys, presigner = due_for_renewal(clock)
     keys.asked.clear()
     keys.gate.clear()
     with ThreadPoolExecutor(1) as pool:
@@ -475,10 +475,7 @@ def test_nobody_waits_for_a_renewal(clock: Clock, crowd: Crowd) -> None:
 
 def test_nobody_waits_for_a_renewal_of_the_same_loop(clock: Clock) -> None:
     """P5, D2: while one task renews credentials, the others of its loop sign with those at hand."""
-    keys = Keys(clock, seconds=3600)
-    presigner = Presigner(keys.origin("media"), clock=clock)
-    presigner.url("s3://media/a")
-    clock.advance(3600 - LEFT)
+    keys, presigner = due_for_renewal(clock)
     keys.asked.clear()
     keys.gate.clear()
 
