@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from presign_middleware.testing.clock import Clock
+from presign_middleware.testing.memcached import Memcached
 from presign_middleware.testing.oracle import KeyPair, Oracle
 from presign_middleware.testing.seaweedfs import SeaweedFS
 
@@ -41,3 +42,21 @@ def seaweedfs() -> Iterator[SeaweedFS]:
     """Give a real S3 server, started once for all tests, in 4 to 5 s: take a bucket of your own."""
     with SeaweedFS() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[Memcached]:
+    """Give a real memcached, started once for all tests; see `memcached` for an empty one."""
+    with Memcached() as server:
+        yield server
+
+
+@pytest.fixture
+def memcached(memcached_server: Memcached) -> Memcached:
+    """Give `memcached_server`, running and empty, whatever the test before did to it."""
+    if memcached_server.is_running:
+        memcached_server.thaw()
+    else:
+        memcached_server.start()
+    memcached_server.flush()
+    return memcached_server

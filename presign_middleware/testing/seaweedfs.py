@@ -10,42 +10,29 @@ killed, with it: a small guard waits for the interpreter's end of a pipe to clos
 Durations are seconds.
 """
 
-import atexit
 import base64
 import contextlib
 import http.client
 import importlib.metadata
 import json
 import os
-import random
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from presign_middleware.testing.ports import free_ports
+from presign_middleware.testing.processes import DiedError, Processes
+
 _START_WITHIN: Final = 30.0  # seconds
 _ATTEMPTS: Final = 3  # another process may take a port between our look and the server's
-_POLL: Final = 0.05  # seconds
-_LOG_LINES: Final = 20
 
-# Below Linux's ephemeral ports, as is port + 10000, which SeaweedFS opens for gRPC.
-_FIRST_PORT: Final = 10_240
-_LAST_PORT: Final = 22_000
-_GRPC_OFFSET: Final = 10_000
+_GRPC_OFFSET: Final = 10_000  # SeaweedFS opens port + this as well
 
 _ROLE: Final = "presign-testing"
 _READY_BUCKET: Final = "presign-ready"
-
-
-class _DiedError(Exception):
-    """One of the processes ended while it was being waited for."""
 
 
 class SeaweedFS:
@@ -91,7 +78,7 @@ class SeaweedFS:
         self._session_seconds = session_seconds
         self._progress = progress or (lambda text: None)
         self._ports: tuple[int, ...] = ()
-        self._run: _Run | None = None
+        self._run: Processes | None = None
 
     def __enter__(self) -> Self:
         """
@@ -108,7 +95,7 @@ class SeaweedFS:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 self._start(weed, deadline)
-            except (_DiedError, TimeoutError) as error:
+            except (DiedError, TimeoutError) as error:
                 log = self._log_tail()
                 self._stop()
                 if isinstance(error, TimeoutError) or attempt == _ATTEMPTS:
@@ -172,8 +159,8 @@ class SeaweedFS:
         return boto3.session.Session().client(service, **options)  # type: ignore[call-overload]  # service is any str
 
     def _start(self, weed: Path, deadline: float) -> None:
-        self._ports = _free_ports(4)
-        self._run = run = _Run(self._ports)
+        self._ports = free_ports(4, offset=_GRPC_OFFSET)
+        self._run = run = Processes("seaweedfs", _socket_paths(self._ports))
         master_port, volume_port, filer_port, s3_port = self._ports
         (run.directory / "m").mkdir()
         self._write_configuration(run.directory)
@@ -199,7 +186,7 @@ class SeaweedFS:
         (directory / "s3.json").write_text(json.dumps(s3))
         (directory / "iam.json").write_text(json.dumps(iam))
 
-    def _wait_for_first_object(self, run: "_Run", deadline: float) -> None:
+    def _wait_for_first_object(self, run: Processes, deadline: float) -> None:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -228,82 +215,6 @@ class SeaweedFS:
         self._ports = ()
 
 
-class _Run:
-    """
-    The processes of one start, their directory, and what sees to it that they end.
-
-    All are in one process group, led by a guard that waits for our end of a pipe to
-    close: it ends them when we are gone, however that came about. The group is not
-    the terminal's, so that Ctrl-C reaches us alone and we stop them in order.
-    """
-
-    def __init__(self, ports: tuple[int, ...]) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="presign-seaweedfs-"))
-        self._sockets = _socket_paths(ports)
-        self._owner = os.getpid()
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _; rm -rf "$@"; kill -9 0', "sh", self.directory, *self._sockets],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            process_group=0,
-        )
-        atexit.register(self.stop)
-
-    def spawn(self, *command: str) -> None:
-        """Start *command*, its output going to the log."""
-        with (self.directory / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                process_group=self._guard.pid,
-            )
-        self._processes.append(process)
-
-    def polls(self, deadline: float, failure: str) -> Iterator[None]:
-        """
-        Yield every 0.05 s.
-
-        Raises:
-            _DiedError: A process has ended.
-            TimeoutError: It is past *deadline*; the message is *failure*.
-        """
-        while time.monotonic() < deadline:
-            yield
-            for process in self._processes:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    status = process.wait(_POLL / len(self._processes))
-                    raise _DiedError(f"a process ended with status {status}")
-        raise TimeoutError(failure)
-
-    def log_tail(self) -> str:
-        """Return the last lines that the processes wrote."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self.directory / "log").read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_LOG_LINES:])
-        return ""
-
-    def stop(self) -> None:
-        """Kill the processes and remove what they left; do nothing in a fork of the process that began."""
-        if os.getpid() != self._owner:
-            return
-        atexit.unregister(self.stop)
-        # SIGTERM would take 15 s. The whole group: Popen may have been interrupted after its fork.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._guard.pid, signal.SIGKILL)
-        for process in (*self._processes, self._guard):
-            process.wait()
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
-
-
 def _socket_paths(ports: tuple[int, ...]) -> list[Path]:
     """Return every Unix socket that SeaweedFS may leave: it puts them into /tmp whatever TMPDIR says."""
     roles = ("master", "volume", "filer", "s3")
@@ -319,25 +230,6 @@ def _find_weed() -> Path:
             if path.name == "weed" and os.access(path, os.X_OK):
                 return path
     raise RuntimeError('SeaweedFS is not installed: pip install "presign-middleware[testing]"')
-
-
-def _free_ports(count: int) -> tuple[int, ...]:
-    """Return *count* ports of loopback that are free, and so is each + 10000."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.SystemRandom().randrange(_FIRST_PORT, _LAST_PORT)
-        if _is_free(port) and _is_free(port + _GRPC_OFFSET):
-            found.add(port)
-    return tuple(found)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _is_leader(port: int) -> bool:
