@@ -35,15 +35,14 @@ PATIENCE = 30
 
 
 class Snapshot(NamedTuple):
-    """One credential: its keys, and from when until when they work."""
+    """One credential with its secret."""
 
-    access_key: str
+    credential: Credential
     secret_key: str
-    token: str | None
-    life: Credential
+    identity: str | None  #: whose it is; equal wherever its URLs may be shared. None: nowhere
 
     def __repr__(self) -> str:
-        return f"<Snapshot {self.access_key} until {self.life.end}>"
+        return f"<Snapshot of {self.credential!r}>"
 
 
 class Source:
@@ -84,7 +83,7 @@ class Source:
         """
         if not self._lock.acquire(blocking=False):
             held = self._snapshot
-            if held is not None and self._time() < held.life.end:
+            if held is not None and self._time() < held.credential.end:
                 return held
             if not self._lock.acquire(timeout=PATIENCE):
                 raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
@@ -107,7 +106,7 @@ class Source:
             raise
         except Exception as error:  # botocore has no common base for what a provider may raise
             held = self._snapshot
-            if held is None or held.life.end <= self._time():
+            if held is None or held.credential.end <= self._time():
                 raise SigningError(
                     f"origin {self._origin.name!r}: its credential source failed: {type(error).__name__}"
                 ) from error
@@ -129,20 +128,17 @@ class Source:
         frozen, end = _read(self._credentials)
         if not frozen.access_key or not frozen.secret_key:
             raise SigningError(f"origin {self._origin.name!r}: its credentials have no key")
-        return Snapshot(
-            frozen.access_key,
-            frozen.secret_key,
-            frozen.token,
-            self._life(frozen.access_key, frozen.token, end, now),
-        )
+        credential = self._credential(frozen.access_key, frozen.token, end, now)
+        return Snapshot(credential, frozen.secret_key, self._identity(frozen, credential))
 
-    def _life(self, access_key: str, token: str | None, end: float | None, now: float) -> Credential:
-        held = self._snapshot
+    def _credential(self, access_key: str, token: str | None, end: float | None, now: float) -> Credential:
+        held = self._snapshot.credential if self._snapshot is not None else None
         if end is not None:
-            same = held is not None and held.access_key == access_key and held.life.end == end
-            return held.life if held and same else Credential(now, end, "credentials")
+            if held is not None and held.access_key == access_key and held.end == end:
+                return held
+            return Credential(now, end, "credentials", access_key, token)
         if token is None:
-            return FOREVER
+            return FOREVER._replace(access_key=access_key)
         if held is None or held.access_key != access_key:
             logger.warning(
                 "the credentials of origin %s have a session token and no known end: taken to live %g s "
@@ -151,10 +147,20 @@ class Source:
                 self._origin.name,
                 self._assumed_session,
             )
-        return Credential(now, now + self._assumed_session, "assumed")
+        return Credential(now, now + self._assumed_session, "assumed", access_key, token)
+
+    def _identity(self, frozen: Any, credential: Credential) -> str | None:
+        """Return what processes with these rights have in common, and know without asking anyone."""
+        if credential.reason == "assumed":
+            return None  # a fleet must not rely on a guess
+        if credential.end == inf:
+            return f"key {credential.access_key}"
+        if self._origin.profile is not None:
+            return f"profile {self._origin.profile}"
+        return f"{self._credentials.method} {getattr(frozen, 'account_id', None) or ''}"
 
     def _next(self, fresh: Snapshot, now: float) -> float:
-        obtained, end, _ = fresh.life
+        obtained, end = fresh.credential.obtained, fresh.credential.end
         if end == inf:
             return inf
         left = end - now

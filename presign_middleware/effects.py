@@ -10,20 +10,21 @@ How to wait: the three ways the resolver's coroutine is run.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from functools import partial
 from threading import Lock
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from .errors import SigningError
-from .local import Entry, Flight, Flights
+from .local import Entry, Flight, Flights, Order, Patience
 from .metrics import Counts
 from .objects import S3Object
-from .resolver import Effects, Fly, Resolver, Signs
+from .resolver import Copy, Effects, Fly, Item, Resolver, Signs
 from .scope import Scope
 
 __all__ = ["AsyncioEffects", "BlockingEffects", "LoopThreadEffects", "Runner", "run_blocking"]
@@ -35,6 +36,15 @@ PATIENCE = 30
 
 #: Threads in which event loops have credentials fetched: origins that hang at once without harm.
 _MOST_THREADS = 8
+
+#: Seconds that start-up waits for credentials.
+_READY_WITHIN = 5.0
+
+#: Threads that ask the shared cache on behalf of event loops, and tell it what is new.
+_MOST_SHARING = 4
+
+#: Seconds that telling the shared cache of new URLs may take, whoever waits for it and for how long.
+_PUBLISH_WITHIN = 1.0
 
 T = TypeVar("T")
 
@@ -54,19 +64,110 @@ def _waited(flight: Flight) -> SigningError:
     return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
 
 
+class Shares(Protocol):
+    """The shared cache. It blocks until the deadline at most (``time.monotonic()``), and never raises."""
+
+    def read(self, objects: Sequence[S3Object], deadline: float) -> dict[S3Object, Copy]:
+        """Return what there is of *objects*."""
+
+    def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
+        """Store new URLs, and return for each what all processes are to use from now on."""
+
+    def connect(self) -> None:
+        """Begin to connect, in the background."""
+
+    def close(self) -> None:
+        """Close connections."""
+
+
+class Sharing:
+    """The shared cache as effects use it: read here and now, told of new URLs in threads of its own."""
+
+    def __init__(self, shared: Shares, resolver: Resolver) -> None:
+        self._shared = shared
+        self._resolver = resolver
+        self._pool = Pool(_MOST_SHARING, "presign-shared")
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where whatever may wait for the network is run for those who must not."""
+        return self._pool.threads
+
+    def read(self, objects: Sequence[S3Object], seconds: float) -> dict[S3Object, Copy]:
+        """Return what there is of *objects*, within *seconds*."""
+        return self._shared.read(objects, monotonic() + seconds)
+
+    def publish(self, items: Sequence[Item]) -> Future[Sequence[Entry]]:
+        """Share *items*, and have this process serve what stands; return it, once it is known."""
+        if not any(item.entry.is_contested for item in items):
+            self.threads.submit(self._publish, items)
+            known: Future[Sequence[Entry]] = Future()
+            known.set_result([item.entry for item in items])
+            return known
+        return self.threads.submit(self._publish, items)
+
+    def connect(self) -> None:
+        """Begin to connect, in the background."""
+        self._shared.connect()
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._pool.close()
+        self._shared.close()
+
+    def _publish(self, items: Sequence[Item]) -> Sequence[Entry]:
+        standing = self._shared.publish(items, monotonic() + _PUBLISH_WITHIN)
+        for item, entry in zip(items, standing, strict=True):
+            if entry is not item.entry:
+                self._resolver.adopt(item.entry, entry)
+        return standing
+
+
+class Pool:
+    """Threads that are started when they are first needed, and again after they were let go."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._lock = Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """The threads."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._most, thread_name_prefix=self._name)
+            return self._threads
+
+    def close(self) -> None:
+        """Let go of them, once what they do has ended."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+
+
 class BlockingEffects:
     """Does everything in the calling thread."""
 
-    def __init__(self, signing: Signs, flights: Flights) -> None:
+    def __init__(self, signing: Signs, flights: Flights, sharing: Sharing | None) -> None:
         self.flights = flights
         self._signing = signing
+        self._sharing = sharing
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
-        """Return *objects* by origin: while one hangs, nobody has to wait for this thread's others."""
-        portions: dict[str, list[S3Object]] = {}
+        """
+        Return *objects* in portions: first all that need no preparation, then the others by origin.
+
+        The first have one round trip in common. While an origin of the others hangs, nobody has
+        to wait for this thread's objects of the next.
+        """
+        ready: list[S3Object] = []
+        others: dict[str, list[S3Object]] = {}
         for obj in objects:
-            portions.setdefault(obj.origin, []).append(obj)
-        return list(portions.values())
+            (ready if self._signing.is_ready(obj) else others.setdefault(obj.origin, [])).append(obj)
+        return [ready, *others.values()] if ready else list(others.values())
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Land *opened* here and now."""
@@ -90,14 +191,34 @@ class BlockingEffects:
         """Prepare in this thread."""
         return self._signing.prepare(objects)
 
+    async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
+        """Read in this thread."""
+        patience = flights[0].order.patience  # a blocking call opens flights for itself alone
+        if self._sharing is None or patience.left <= 0:
+            return {}
+        with _spent(patience):
+            return self._sharing.read([flight.object for flight in flights], patience.left)
+
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+        """Publish in another thread, which goes on when patience is at its end."""
+        assert self._sharing is not None  # the resolver publishes what it has read about
+        patience, standing = flights[0].order.patience, self._sharing.publish(items)
+        with _spent(patience), suppress(TimeoutError):
+            return standing.result(timeout=max(0, patience.left))
+        return [item.entry for item in items]
+
 
 class LoopThreadEffects(BlockingEffects):
-    """Does everything at once, and joins nobody: the loop cannot turn while this call blocks it."""
+    """
+    Does everything at once, and neither joins anybody nor touches the network.
+
+    The loop cannot turn while this call blocks it.
+    """
 
     _said = False
 
-    def __init__(self, signing: Signs) -> None:
-        super().__init__(signing, Flights())
+    def __init__(self, signing: Signs, sharing: Sharing | None) -> None:
+        super().__init__(signing, Flights(), sharing)
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare on the loop's thread, and say so once."""
@@ -110,17 +231,30 @@ class LoopThreadEffects(BlockingEffects):
             )
         return await super().prepare(objects)
 
+    async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
+        """Read nothing."""
+        return {}
+
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+        """Publish in another thread and do not wait; what turns out to stand is served from then on."""
+        assert self._sharing is not None
+        self._sharing.publish(items)
+        return [item.entry for item in items]
+
 
 class AsyncioEffects:
-    """Gathers what one turn of a loop asks for, and resolves it in one task an origin."""
+    """Gathers what a loop's turn asks for, and resolves it in one task an origin, with one read for all."""
 
-    def __init__(self, signing: Signs, flights: Flights, pool: Callable[[], ThreadPoolExecutor]) -> None:
+    def __init__(self, signing: Signs, flights: Flights, sharing: Sharing | None, pool: Pool) -> None:
         self.flights = flights
         self._signing = signing
+        self._sharing = sharing
         self._pool = pool
         self._boarding: dict[str, list[Flight]] = {}  # by origin: one that hangs must not hold up the others
         self._turns: dict[str, asyncio.Lock] = {}  # by origin; a batch has one
-        self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to its tasks
+        self._reading: list[Flight] = []  # what the next read is to ask for
+        self._read: asyncio.Task[Mapping[S3Object, Copy]] | None = None  # the next one
+        self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps only weak references to its tasks
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
         """Return all of *objects* at once: each origin has a task of its own."""
@@ -134,9 +268,7 @@ class AsyncioEffects:
                 self._boarding[origin].append(flight)
                 continue
             batch = self._boarding[origin] = [flight]
-            # An empty context: the batch belongs to no one request.
-            task = asyncio.get_running_loop().create_task(self._take_off(origin, fly), context=Context())
-            self._tasks.add(task)
+            task = self._begin(self._take_off(origin, fly))
             task.add_done_callback(partial(self._clear, origin, batch))
 
     async def _take_off(self, origin: str, fly: Fly) -> None:
@@ -147,7 +279,6 @@ class AsyncioEffects:
         if self._boarding.get(origin) is batch:
             del self._boarding[origin]
         self.flights.abandon(batch)
-        self._tasks.discard(task)
 
     def deadline(self) -> float:
         """Return the loop's instant until which a call that begins now may wait."""
@@ -170,29 +301,83 @@ class AsyncioEffects:
         if turn.locked() and all(self._signing.could_sign(obj) for obj in objects):
             return {}  # with the credentials at hand, while another renews them
         async with turn:
-            return await loop.run_in_executor(self._pool(), self._signing.prepare, objects)
+            return await loop.run_in_executor(self._pool.threads, self._signing.prepare, objects)
+
+    async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
+        """Read, in another thread, with all who ask in this turn of the loop."""
+        flights = [flight for flight in flights if flight.order.patience.left > 0]
+        if self._sharing is None or not flights:
+            return {}
+        self._reading += flights
+        if self._read is None:
+            self._read = self._begin(self._read_all(self._sharing))
+            self._read.add_done_callback(self._end_reading)
+        return await asyncio.shield(self._read)
+
+    async def _read_all(self, sharing: Sharing) -> Mapping[S3Object, Copy]:
+        flights, self._reading, self._read = self._reading, [], None
+        objects = [flight.object for flight in flights]
+        patiences = {flight.order.patience for flight in flights}
+        seconds = max([patience.left for patience in patiences])
+        loop = asyncio.get_running_loop()
+        with _spent(*patiences), suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # all threads may be in use
+                return await loop.run_in_executor(sharing.threads, sharing.read, objects, seconds)
+        return {}
+
+    def _end_reading(self, task: asyncio.Task[Any]) -> None:
+        if self._read is task:  # cancelled before its first step
+            self._reading, self._read = [], None
+
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+        """Publish in another thread, which goes on when patience is at its end."""
+        assert self._sharing is not None  # the resolver publishes what it has read about
+        standing = self._sharing.publish(items)
+        patiences = {flight.order.patience for flight in flights}
+        with _spent(*patiences), suppress(TimeoutError):
+            async with asyncio.timeout(max([patience.left for patience in patiences])):
+                return await asyncio.shield(asyncio.wrap_future(standing))
+        return [item.entry for item in items]
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        # An empty context: a batch belongs to no one request.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class Runner:
     """Finds URLs for whoever asks: at once where that is possible, else by waiting as one may there."""
 
-    def __init__(self, resolver: Resolver, signing: Signs, flights: Flights, counts: Counts) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        signing: Signs,
+        flights: Flights,
+        counts: Counts,
+        shared: Shares | None,
+        patience: float,  # seconds for the shared cache
+    ) -> None:
         self._resolver = resolver
         self._signing = signing
         self._flights = flights
         self._counts = counts
-        self._blocking = BlockingEffects(signing, flights)
+        self._patience = patience
+        self._sharing = None if shared is None else Sharing(shared, resolver)
+        self._blocking = BlockingEffects(signing, flights, self._sharing)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
-        self._lock = Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = Pool(_MOST_THREADS, "presign")
 
     def find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return the URL of *obj*; see `Resolver.quick`. May block; raises SigningError."""
-        return self._resolver.quick(obj, alias, scope) or self._wait([obj], scope)[0]
+        entry = self._resolver.quick(obj, alias, scope)
+        return entry or _each(self._wait([obj], self._lookup(scope), scope))[0]
 
     async def afind(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return what `find` returns, without ever blocking the event loop."""
-        return self._resolver.quick(obj, alias, scope) or (await self._await([obj], scope))[0]
+        entry = self._resolver.quick(obj, alias, scope)
+        return entry or _each(await self._await([obj], self._lookup(scope), scope))[0]
 
     def find_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
@@ -200,7 +385,9 @@ class Runner:
         """Return the URL of each of *objects*. May block; raises the first SigningError."""
         entries = self._resolver.quick_all(objects, aliases, scope)
         missing = _missing(objects, entries)
-        return _filled(entries, self._wait(missing, scope) if missing else [])
+        if not missing:
+            return _filled(entries, [])
+        return _filled(entries, _each(self._wait(missing, self._lookup(scope), scope)))
 
     async def afind_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
@@ -208,7 +395,25 @@ class Runner:
         """Return what `find_all` returns, without ever blocking the event loop."""
         entries = self._resolver.quick_all(objects, aliases, scope)
         missing = _missing(objects, entries)
-        return _filled(entries, await self._await(missing, scope) if missing else [])
+        if not missing:
+            return _filled(entries, [])
+        return _filled(entries, _each(await self._await(missing, self._lookup(scope), scope)))
+
+    def renew(self, objects: Sequence[S3Object]) -> list[Entry | SigningError]:
+        """Return FRESH URLs of *objects*, signed anew unless another has. May block."""
+        return self._wait(objects, self._resolver.renewal(self._new_patience()), None)
+
+    async def arenew(self, objects: Sequence[S3Object]) -> list[Entry | SigningError]:
+        """Return what `renew` returns, without ever blocking the event loop."""
+        return await self._await(objects, self._resolver.renewal(self._new_patience()), None)
+
+    def replace(self, obj: S3Object) -> Entry:
+        """Return a newer URL of *obj* than this process holds. May block; raises SigningError."""
+        return _each(self._wait([obj], self._resolver.replacement(self._new_patience()), None))[0]
+
+    async def areplace(self, obj: S3Object) -> Entry:
+        """Return what `replace` returns, without ever blocking the event loop."""
+        return _each(await self._await([obj], self._resolver.replacement(self._new_patience()), None))[0]
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL that signs *headers* too, for one request alone. May block; raises SigningError."""
@@ -223,37 +428,72 @@ class Runner:
     async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `sign_once` returns, without ever blocking the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads(), self.sign_once, obj, headers)
+        return await loop.run_in_executor(self._pool.threads, self.sign_once, obj, headers)
+
+    async def amake_ready(self, objects: Sequence[S3Object]) -> None:
+        """Connect to the shared cache, and prepare *objects*, within a few seconds; log what fails."""
+        if self._sharing is not None:
+            self._sharing.connect()
+        effects = self._effects()
+        prepared = [effects.prepare([obj]) for obj in objects]
+        try:
+            async with asyncio.timeout(_READY_WITHIN):
+                refused = await asyncio.gather(*prepared)
+        except TimeoutError:
+            logger.warning(
+                "not all origins could be made ready within %g s; requests will wait", _READY_WITHIN
+            )
+            return
+        for error in [error for each in refused for error in each.values()]:
+            logger.warning("not ready: %s", error)
 
     def close(self) -> None:
-        """Let go of threads, once what they do has ended."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
+        """Let go of threads, once what they do has ended, and of connections."""
+        self._pool.close()
+        if self._sharing is not None:
+            self._sharing.close()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
-    def _wait(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
+    def _wait(
+        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
+    ) -> list[Entry | SigningError]:
         effects: Effects = self._blocking
         if asyncio._get_running_loop() is not None:  # the public one raises, which costs 1 us
-            effects = LoopThreadEffects(self._signing)
-        return _each(run_blocking(self._resolver.resolve(objects, scope, effects)))
+            effects = LoopThreadEffects(self._signing, self._sharing)
+        return run_blocking(self._resolver.resolve(objects, order, scope, effects))
 
-    async def _await(self, objects: Sequence[S3Object], scope: Scope | None) -> list[Entry]:
+    async def _await(
+        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
+    ) -> list[Entry | SigningError]:
+        return await self._resolver.resolve(objects, order, scope, self._effects())
+
+    def _effects(self) -> AsyncioEffects:
         loop = asyncio.get_running_loop()
         effects = self._loops.get(loop)
         if effects is None:
-            effects = self._loops[loop] = AsyncioEffects(self._signing, self._flights, self._threads)
-        return _each(await self._resolver.resolve(objects, scope, effects))
+            effects = AsyncioEffects(self._signing, self._flights, self._sharing, self._pool)
+            self._loops[loop] = effects
+        return effects
 
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="presign")
-            return self._pool
+    def _lookup(self, scope: Scope | None) -> Order:
+        return self._resolver.lookup(scope, self._new_patience() if scope is None else scope.patience)
+
+    def _new_patience(self) -> Patience:
+        return Patience(self._patience)
+
+
+@contextmanager
+def _spent(*patiences: Patience) -> Iterator[None]:
+    """Take the time that passes inside off the *patiences*."""
+    start = monotonic()
+    try:
+        yield
+    finally:
+        for patience in patiences:
+            patience.left -= monotonic() - start
 
 
 def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:

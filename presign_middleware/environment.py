@@ -13,7 +13,9 @@ from .policy import Policy
 __all__ = ["settings"]
 
 _POLICY = {f"PRESIGN_{f.name.upper()}": f.name for f in fields(Policy)}
-_WHOLE = {"lifetime", "local_size"}
+_OPTIONS = {f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "local_size")}
+_WHOLE = {"lifetime", "local_size", "refresh_limit"}
+_TEXT = {"on_error", "shared", "namespace"}
 
 
 def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[str, Any]]:
@@ -24,7 +26,7 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
         ConfigurationError: ``PRESIGN_ORIGINS`` is absent, a name is unknown, or a value
             is not of its kind.
     """
-    known = {"PRESIGN_ORIGINS", "PRESIGN_LOCAL_SIZE", *_POLICY}
+    known = {"PRESIGN_ORIGINS", *_OPTIONS, *_POLICY}
     unknown = {name for name in variables if name.startswith("PRESIGN_")} - known
     if unknown:
         raise ConfigurationError(f"{min(unknown)} is not a setting; known are {', '.join(sorted(known))}")
@@ -34,20 +36,17 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
             "there is no presigner: give presigner=Presigner(...), or set PRESIGN_ORIGINS to one or more of "
             '"name=s3://bucket/prefix/?region=eu-west-1", parted by spaces'
         )
-    policy: dict[str, Any] = {
-        field: _number(name, variables[name]) if field != "on_error" else variables[name]
-        for name, field in _POLICY.items()
-        if name in variables
-    }
-    options: dict[str, Any] = {}
-    if "PRESIGN_LOCAL_SIZE" in variables:
-        options["local_size"] = _number("PRESIGN_LOCAL_SIZE", variables["PRESIGN_LOCAL_SIZE"])
+    policy = {field: _value(name, variables[name]) for name, field in _POLICY.items() if name in variables}
+    options = {field: _value(name, variables[name]) for name, field in _OPTIONS.items() if name in variables}
     return [Origin.parse(text) for text in origins], Policy(**policy), options
 
 
-def _number(name: str, text: str) -> int | float:
+def _value(name: str, text: str) -> Any:
+    setting = name.removeprefix("PRESIGN_").lower()
+    if setting in _TEXT:
+        return text
     try:
-        return int(text) if name.removeprefix("PRESIGN_").lower() in _WHOLE else float(text)
+        return int(text) if setting in _WHOLE else float(text)
     except ValueError:
-        kind = "whole number" if name.removeprefix("PRESIGN_").lower() in _WHOLE else "number"
+        kind = "whole number" if setting in _WHOLE else "number"
         raise ConfigurationError(f"{name} must be a {kind}, got {text!r}") from None

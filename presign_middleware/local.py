@@ -5,16 +5,18 @@ Both belong to one process. Neither reads a clock nor signs anything.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from math import inf
 from threading import Lock
+from typing import NamedTuple
 
 from .errors import SigningError
 from .metrics import Counts
 from .objects import S3Object
-from .policy import Life
+from .policy import Credential, Life
 
-__all__ = ["Entry", "Flight", "Flights", "Table"]
+__all__ = ["Entry", "Flight", "Flights", "Order", "Patience", "Table"]
 
 
 #: Seconds by which a date may lie ahead of the wall clock.
@@ -37,6 +39,7 @@ class Entry:
         "ageing_until_monotonic",
         "alias",
         "born",
+        "credential",
         "date",
         "end",
         "fresh_until",
@@ -52,6 +55,7 @@ class Entry:
         obj: S3Object,
         url: str,
         date: int,
+        credential: Credential,  # that signed it
         life: Life,
         since: int,  # the instant that *life* is counted from
         skew: float,  # seconds by which S3's clock, in which *life* is told, is ahead of this host's
@@ -61,6 +65,7 @@ class Entry:
         self.object = obj
         self.url = url
         self.date = date
+        self.credential = credential
         self.end = end + since
         host = since - skew
         self.born = date - max(skew, 0) - _AHEAD
@@ -70,6 +75,11 @@ class Entry:
         self.ageing_until_monotonic = ageing_until + offset
         self.alias: str | None = None
         self.used = False
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether another process may sign the same object otherwise: with a session of its own."""
+        return self.credential.end != inf
 
     def is_fresh(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL can be served without a further thought."""
@@ -143,6 +153,23 @@ class Table:
             self._aliases.pop(entry.alias, None)
 
 
+class Patience:
+    """For how many seconds one request may still wait for the shared cache."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+
+class Order(NamedTuple):
+    """What whoever opens a flight wants of it."""
+
+    accepts: Callable[[Entry, float, float], bool]  #: whether a URL that is there already will do
+    patience: Patience
+    is_renewal: bool = False  #: nobody asked for the URL: it is not counted as handed out
+
+
 class Flight:
     """
     A resolution under way. Whoever opened it lands it; any number may wait.
@@ -151,10 +178,11 @@ class Flight:
     loop) tells those who wait to begin again: one of them becomes the leader.
     """
 
-    __slots__ = ("future", "object")
+    __slots__ = ("future", "object", "order")
 
-    def __init__(self, obj: S3Object) -> None:
+    def __init__(self, obj: S3Object, order: "Order") -> None:
         self.object = obj
+        self.order = order
         self.future: Future[Entry | SigningError | None] = Future()
         # A running future cannot be cancelled, whatever becomes of one who waits for it.
         self.future.set_running_or_notify_cancel()
@@ -168,14 +196,14 @@ class Flights:
         self._aloft: dict[S3Object, Flight] = {}
         self.has = self._aloft.__contains__
 
-    def board(self, objects: Iterable[S3Object]) -> tuple[list[Flight], list[Flight]]:
+    def board(self, objects: Iterable[S3Object], order: Order) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""
         opened, joined = [], []
         with self._lock:
             for obj in objects:
                 flight = self._aloft.get(obj)
                 if flight is None:
-                    flight = self._aloft[obj] = Flight(obj)
+                    flight = self._aloft[obj] = Flight(obj, order)
                     opened.append(flight)
                 else:
                     joined.append(flight)

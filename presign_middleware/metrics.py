@@ -29,6 +29,15 @@ class Counts:
     plans_refused: int = 0  # shapes of URL that boto3 signs for ever
     evicted: int = 0  # URLs dropped because the local table was full
 
+    refreshed: int = 0  # URLs renewed with nobody waiting for them
+    refresh_failed: int = 0  # renewals that brought nothing better
+
+    shared_misses: int = 0  # objects that the shared cache did not have
+    shared_rejected: int = 0  # entries of it that were past, or of no use
+    shared_adopted: int = 0  # signatures made here for which another process's was taken, being there first
+    shared_errors: int = 0  # times it failed or was too slow
+    shared_skipped: int = 0  # times it was not asked, because it had failed lately
+
     caught: int = 0  # fetches that a hook or an adapter signed
     passed_uncovered: int = 0  # fetches that it let go: not covered, or not to be signed
     passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request

@@ -54,18 +54,19 @@ class S3Object(NamedTuple):
     params: Parameters
     lifetime: int  #: seconds, X-Amz-Expires
 
-    def cache_key(self, namespace: str, identity: str) -> str:
+    def cache_key(self, namespace: str, identity: str, base: str) -> str:
         """
         Return the name of this object's entry in a cache that processes share.
 
-        *identity* names the credentials' owner (never a temporary access key id).
-        A digest of 67 printable characters: fields are length-prefixed, so no two
+        *identity* names the credentials' owner (never a temporary access key id). *base*
+        is the URL to which the key is added: two applications may give one origin's name
+        to different servers. A digest of 67 printable characters: fields are length-prefixed, so no two
         different objects spell the same bytes.
 
         Raises:
             UnicodeEncodeError: A field holds a lone surrogate, so there is no key.
         """
-        fields = [namespace, identity, self.origin, self.bucket, self.form, self.key, self.method]
+        fields = [namespace, identity, base, self.origin, self.bucket, self.form, self.key, self.method]
         fields.append(str(self.lifetime))
         for name, value in self.params:
             fields += (name, value)

@@ -9,14 +9,19 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from .credentials import Snapshot
+from .policy import Credential
 
-__all__ = ["DAY", "Plan", "Signer", "signing_key"]
+__all__ = ["DAY", "DIGEST", "Composer", "Plan", "Signature", "Signer", "signing_key"]
 
 #: Seconds of a UTC day: a signing key is good for one.
 DAY = 86_400
+
+#: Characters of a signature, which are the last of every URL that a plan makes.
+DIGEST = 64
 
 _FILLED = frozenset({"X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token"})
 
@@ -35,7 +40,50 @@ def signing_key(secret_key: str, day: str, region: str, service: str) -> bytes:
     return key
 
 
-class Signer:
+class Signature(NamedTuple):
+    """What a signer adds to a URL: all that has to be known of it where the plan is known."""
+
+    date: int  #: X-Amz-Date, Unix seconds
+    digest: str  #: X-Amz-Signature
+    credential: Credential
+
+    def __repr__(self) -> str:
+        return f"<Signature of {self.date} by {self.credential!r}>"
+
+
+class Composer:
+    """Makes the URLs of one plan, credential and UTC day of a key, an instant and a signature."""
+
+    __slots__ = ("_base", "_day", "_midnight", "_pairs", "_query")
+
+    def __init__(
+        self, plan: "Plan", credential: Credential, day: int, lifetime: int, values: Mapping[str, str]
+    ) -> None:
+        self._midnight = day * DAY
+        self._day = time.strftime("%Y%m%d", time.gmtime(self._midnight))
+        filled = {
+            "X-Amz-Credential": quote(f"{credential.access_key}/{self._scope(plan)}", safe="-._~"),
+            "X-Amz-Date": "\0",  # where the instant goes: no escaped text holds a NUL
+            "X-Amz-Expires": str(lifetime),
+            "X-Amz-Security-Token": quote(credential.token or "", safe="-._~"),
+        }
+        self._pairs = [(name, quote(value, safe="-._~")) for name, value in values.items()]
+        self._pairs += [(name, filled[name] if value is None else value) for name, value in plan.query]
+        before, after = "&".join(f"{name}={value}" for name, value in self._pairs).split("\0")
+        self._query = (f"?{before}", f"{after}&X-Amz-Signature=")
+        self._base = plan.base
+
+    def _scope(self, plan: "Plan") -> str:
+        return f"{self._day}/{plan.region}/{plan.service}/aws4_request"
+
+    def url(self, path: str, date: int, digest: str) -> str:
+        """Return the URL of the key that is quoted as *path*, signed as *digest* at *date*, of this day."""
+        before, after = self._query
+        minute, second = divmod(date - self._midnight, 60)
+        return f"{self._base}{path}{before}{self._day}{_MINUTES[minute]}{_SECONDS[second]}{after}{digest}"
+
+
+class Signer(Composer):
     """
     Signs the keys of one plan on one UTC day: everything else is already in place.
 
@@ -43,32 +91,19 @@ class Signer:
     request. See "Authenticating Requests: Using Query Parameters" in the S3 reference.
     """
 
-    __slots__ = ("_base", "_canonical", "_day", "_inner", "_midnight", "_outer", "_query", "_root", "_scope")
+    __slots__ = ("_canonical", "_inner", "_outer", "_root", "_suffix")
 
     def __init__(
         self, plan: "Plan", keys: Snapshot, day: int, lifetime: int, values: Mapping[str, str]
     ) -> None:
-        self._midnight = day * DAY
-        self._day = time.strftime("%Y%m%d", time.gmtime(self._midnight))
-        scope = f"{self._day}/{plan.region}/{plan.service}/aws4_request"
-        filled = {
-            "X-Amz-Credential": quote(f"{keys.access_key}/{scope}", safe="-._~"),
-            "X-Amz-Date": "\0",  # where the instant goes: no escaped text holds a NUL
-            "X-Amz-Expires": str(lifetime),
-            "X-Amz-Security-Token": quote(keys.token or "", safe="-._~"),
-        }
-        query = [(name, quote(value, safe="-._~")) for name, value in values.items()]
-        query += [(name, filled[name] if value is None else value) for name, value in plan.query]
-        self._query = "&".join(f"{name}={value}" for name, value in query).split("\0")
-        self._query = [f"?{self._query[0]}", f"{self._query[1]}&X-Amz-Signature="]
-        canonical = "&".join(f"{name}={value}" for name, value in sorted(query)).split("\0")
+        super().__init__(plan, keys.credential, day, lifetime, values)
+        canonical = "&".join(f"{name}={value}" for name, value in sorted(self._pairs)).split("\0")
         self._canonical = [
             f"\n{canonical[0]}",
             f"{canonical[1]}\nhost:{plan.host}\n\nhost\nUNSIGNED-PAYLOAD",
         ]
-        self._base = plan.base
         self._root = f"{plan.method}\n{plan.root}"
-        self._scope = f"\n{scope}\n"
+        self._suffix = f"\n{self._scope(plan)}\n"
         # HMAC is two hashes, each begun with the key (RFC 2104). Copies of the two begun
         # ones sign in a quarter of the time of hmac.digest, the most of a signature's cost.
         key = signing_key(keys.secret_key, self._day, plan.region, plan.service).ljust(64, b"\0")
@@ -82,9 +117,9 @@ class Signer:
         before, after = self._canonical
         request, inner, outer = _sha256.copy(), self._inner.copy(), self._outer.copy()
         request.update(f"{self._root}{path}{before}{instant}{after}".encode())
-        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._scope}{request.hexdigest()}".encode())
+        inner.update(f"AWS4-HMAC-SHA256\n{instant}{self._suffix}{request.hexdigest()}".encode())
         outer.update(inner.digest())
-        before, after = self._query
+        before, after = self._query  # not by url(): the call would be a tenth of the work
         return f"{self._base}{path}{before}{instant}{after}{outer.hexdigest()}"
 
 

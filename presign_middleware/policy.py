@@ -24,14 +24,19 @@ SHORTEST, LONGEST = 60, 604_800
 
 
 class Credential(NamedTuple):
-    """What bounds the life of anything signed with a credential: from when until when it works."""
+    """The public side of a credential: from when until when it works, and how a URL names it."""
 
     obtained: float
     end: float
     reason: Literal["credentials", "assumed"]
+    access_key: str = ""
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Credential {self.access_key} until {self.end}>"
 
 
-#: A credential that never ends, such as a user's static key.
+#: The life of a credential that never ends, such as a user's static key.
 FOREVER = Credential(-inf, inf, "credentials")
 
 
@@ -95,6 +100,8 @@ class Policy:
     skew: float = 0  # seconds that S3's clock is ahead of this host's
     signature_age: float | None = None  # seconds; set it where a bucket policy limits s3:signatureAge
     assumed_session: float = 900  # seconds a session token is taken to live when nobody knows
+    shared_patience: float = 0.05  # seconds that one request waits for the shared cache, all in all
+    refresh_limit: int = 100  # URLs that are renewed after one request
     on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
 
     def __post_init__(self) -> None:
@@ -106,12 +113,17 @@ class Policy:
             ("ageing", 1),
             ("signature_age", 1),
             ("assumed_session", 1),
+            ("shared_patience", 0),
         ):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and least <= value < inf):
                 raise ConfigurationError(f"{name} must be a number of seconds from {least} up, got {value!r}")
         if not (_is_number(self.skew) and -86_400 <= self.skew <= 86_400):
             raise ConfigurationError(f"skew must be within a day (86400 s), got {self.skew!r}")
+        if not isinstance(self.refresh_limit, int) or self.refresh_limit < 0:
+            raise ConfigurationError(
+                f"refresh_limit must be a whole number of URLs, 0 or more, got {self.refresh_limit!r}"
+            )
         self.rotation(self.lifetime)
 
     def rotation(self, lifetime: int) -> Rotation:

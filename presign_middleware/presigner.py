@@ -7,9 +7,10 @@ not hold is decided in `resolver`, signed in `signing` and waited for in `effect
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import islice
 from threading import Lock
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
@@ -25,12 +26,19 @@ from .metrics import Counts
 from .objects import S3Object, SignedURL
 from .origins import Origin
 from .policy import Policy
+from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .scope import Scope, current, paused
 from .signing import Signing
 from .targets import Targets
 
 __all__ = ["Presigner"]
+
+#: Origins that are made ready at start-up; tenants may be many.
+_MOST_READY = 32
+
+#: Targets that are warmed with one round trip.
+_CHUNK = 500
 
 #: Parameters of a URL under boto3's names.
 Params = Mapping[str, Any] | None
@@ -61,13 +69,14 @@ class Presigner:
     def __init__(
         self,
         *origins: Origin | str,
-        shared: None = None,
+        shared: str | None = None,  # "memcached://host:port"; None: each process by itself
         policy: Policy | None = None,
+        namespace: str = "",  # applications with different ones share nothing
         local_size: int = 100_000,  # URLs this process holds, about 1 KB each
         clock: Clock = time,
     ) -> None:
-        if shared is not None:
-            raise ConfigurationError("shared must be None: this version keeps URLs in each process")
+        if not isinstance(namespace, str):
+            raise ConfigurationError(f"namespace must be text, got {type(namespace).__name__}")
         if local_size < 1:
             raise ConfigurationError(f"local_size must be 1 or more URLs, got {local_size!r}")
         if not origins:
@@ -80,6 +89,8 @@ class Presigner:
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
+        self._shared = shared
+        self._namespace = namespace
         self._local_size = local_size
         self._clock = clock
         self._open()
@@ -92,9 +103,18 @@ class Presigner:
         self.counts = Counts()
         self._table = Table(self._local_size, self.counts)
         self._flights = Flights()
-        signing = Signing(origins, self.counts, clock)
-        resolver = Resolver(signing, self._table, self._flights, self.counts, clock)
-        self._runner = Runner(resolver, signing, self._flights, self.counts)
+        self._signing = signing = Signing(origins, self.counts, clock)
+        shared = None
+        if self._shared is not None:
+            from .shared import Shared  # which imports pymemcache
+
+            shared = Shared(self._shared, self._namespace, signing, self.counts, clock)
+        resolver = Resolver(
+            signing, self._table, self._flights, self.counts, clock, is_shared=shared is not None
+        )
+        patience = self.policy.shared_patience
+        self._runner = Runner(resolver, signing, self._flights, self.counts, shared, patience)
+        self.renewals = Renewals(self._runner, clock, self.policy.refresh_limit)
         self._by_alias = self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
@@ -108,7 +128,7 @@ class Presigner:
         ``PRESIGN_ORIGINS`` holds one or more origins in their short form, parted by
         spaces (``media=s3://acme-media/public/?region=eu-west-1``). Each setting of
         `Policy` is a variable too, ``PRESIGN_LIFETIME``, ``PRESIGN_MIN_REMAINING``, ...,
-        and so is ``PRESIGN_LOCAL_SIZE``.
+        and so are ``PRESIGN_SHARED``, ``PRESIGN_NAMESPACE`` and ``PRESIGN_LOCAL_SIZE``.
 
         Raises:
             ConfigurationError: ``PRESIGN_ORIGINS`` is absent, or a variable cannot work.
@@ -221,6 +241,43 @@ class Presigner:
         """Return what `resolve` returns, without ever blocking the event loop."""
         return _signed_url(await self._aentry(target, method, params, lifetime), target)
 
+    def refresh(self, target: str) -> SignedURL:
+        """
+        Sign *target* anew, now, and return its URL and what is known of it.
+
+        The new URL takes the place of the old one in this process and in the shared cache,
+        unless another process has put a newer one there. Within one rotation period, and
+        with one credential, it has the same bytes. Raises as `url` does.
+        """
+        return _signed_url(self._runner.replace(self._named(str(target))), target)
+
+    async def arefresh(self, target: str) -> SignedURL:
+        """Do what `refresh` does, without ever blocking the event loop."""
+        return _signed_url(await self._runner.areplace(self._named(str(target))), target)
+
+    def warm(self, targets: Iterable[str]) -> None:
+        """Have the URLs of *targets* at hand, here and in the shared cache. Raises as `url` does."""
+        for some in _chunks(targets):
+            self._runner.find_all(*self._objects(some, "GET", None, None), None)
+
+    async def awarm(self, targets: Iterable[str]) -> None:
+        """Do what `warm` does, without ever blocking the event loop."""
+        for some in _chunks(targets):
+            await self._runner.afind_all(*self._objects(some, "GET", None, None), None)
+
+    async def make_ready(self) -> None:
+        """
+        Fetch credentials, learn the usual plans and begin to connect, so that no request waits for it.
+
+        The ASGI middleware does so at start-up. What cannot be had within a few seconds is
+        logged, and left to the first request that needs it.
+        """
+        samples = [self._targets.sample(origin) for origin in list(self.origins.values())[:_MOST_READY]]
+        await self._runner.amake_ready(samples)
+        shelves = [(sample, self._signing.shelf(sample)) for sample in samples]
+        # Caught fetches name the object by its https URL.
+        await self._runner.amake_ready([sample._replace(form=shelf[1]) for sample, shelf in shelves if shelf])
+
     def scope(self) -> Scope:
         """
         Return a context manager in which a script or a job counts as one request.
@@ -228,7 +285,7 @@ class Presigner:
         Hooks sign inside it, each object is resolved once, and ``@presigned`` finds
         this presigner. For ``with`` and ``async with``.
         """
-        return Scope(self, self._monotonic())
+        return Scope(self, self._monotonic(), self.policy.shared_patience)
 
     def paused(self) -> AbstractContextManager[None]:
         """
@@ -287,6 +344,13 @@ class Presigner:
             return [self._named(target) for target in wanted], wanted
         objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
         return objects, [None] * len(wanted)
+
+
+def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
+    """Yield *targets* in portions that the shared cache answers within its patience."""
+    rest = iter(targets)
+    while some := list(islice(rest, _CHUNK)):
+        yield some
 
 
 def _signed_url(entry: Entry, target: str) -> SignedURL:

@@ -14,15 +14,15 @@ anew by one of those who waited.
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .errors import SigningError
-from .local import Entry, Flight, Flights, Table
+from .local import Entry, Flight, Flights, Order, Patience, Table
 from .metrics import Counts
 from .objects import S3Object
 from .scope import Scope
 
-__all__ = ["Clock", "Effects", "Resolver", "Signs"]
+__all__ = ["Clock", "Copy", "Effects", "Item", "Resolver", "Signs"]
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
 _KEPT_METHODS = frozenset({"GET", "HEAD"})
@@ -52,6 +52,9 @@ class Signs(Protocol):
         *is_prepared*: it has, and credentials that are due for renewal must do.
         """
 
+    def is_ready(self, obj: S3Object) -> bool:
+        """Return whether `sign` could, with credentials that are not due for renewal. No I/O."""
+
     def could_sign(self, obj: S3Object) -> bool:
         """Return whether `sign` could, with credentials that work but may be due for renewal."""
 
@@ -60,6 +63,20 @@ class Signs(Protocol):
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
+
+
+class Copy(NamedTuple):
+    """What the shared cache has of an object."""
+
+    entry: Entry | None  #: None: nothing that can be served
+    version: bytes | None  #: its own name for what it has; None: it has nothing
+
+
+class Item(NamedTuple):
+    """A new URL that is to be shared."""
+
+    entry: Entry
+    version: bytes | None  #: of what it is to replace; None: there was nothing
 
 
 class Effects(Protocol):
@@ -82,17 +99,33 @@ class Effects(Protocol):
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """`Signs.prepare`, where it may block."""
 
+    async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
+        """Return what the shared cache has of the objects of *flights*, while their patience lasts."""
+
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+        """Share the *items* of *flights*, and return for each what stands: another may have been first."""
+
 
 class Resolver:
     """Finds or makes the URL of an object. Reads the clock, does no I/O of its own."""
 
-    def __init__(self, signing: Signs, table: Table, flights: Flights, counts: Counts, clock: Clock) -> None:
+    def __init__(
+        self,
+        signing: Signs,
+        table: Table,
+        flights: Flights,
+        counts: Counts,
+        clock: Clock,
+        *,
+        is_shared: bool,  # whether another process may have what this one has not
+    ) -> None:
         self._signing = signing
         self._table = table
         self._flights = flights
         self._counts = counts
         self._time = clock.time
         self._monotonic = clock.monotonic
+        self._is_shared = is_shared
         self._lock = Lock()
 
     def quick(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry | None:
@@ -118,8 +151,31 @@ class Resolver:
                 for obj, alias in zip(objects, aliases, strict=True)
             ]
 
+    def adopt(self, own: Entry, standing: Entry) -> None:
+        """Serve *standing* from now on, which another process has shared, where *own* is served."""
+        with self._lock:
+            if self._table.get(own.object) is own:
+                self._table.put(standing)
+
+    def lookup(self, scope: Scope | None, patience: Patience) -> Order:
+        """Return the order for a URL that can be served to *scope*."""
+        return Order(lambda *entry_and_now: _servable(scope, *entry_and_now), patience)
+
+    def renewal(self, patience: Patience) -> Order:
+        """Return the order for a URL that is FRESH, whoever made it."""
+        return Order(Entry.is_fresh, patience, is_renewal=True)
+
+    def replacement(self, patience: Patience) -> Order:
+        """Return the order for a URL that is newer than what this process holds."""
+
+        def is_newer(entry: Entry, wall: float, monotonic: float) -> bool:
+            held = self._table.get(entry.object)
+            return held is not None and entry.end > held.end and entry.is_fresh(wall, monotonic)
+
+        return Order(is_newer, patience, is_renewal=True)
+
     async def resolve(
-        self, objects: Sequence[S3Object], scope: Scope | None, effects: Effects
+        self, objects: Sequence[S3Object], order: Order, scope: Scope | None, effects: Effects
     ) -> list[Entry | SigningError]:
         """Return the URL of each of *objects*, or why there is none, in their order."""
         answers: dict[S3Object, Entry | SigningError] = {}
@@ -128,7 +184,7 @@ class Resolver:
         while wanted:
             abandoned = []
             for portion in effects.portions(wanted):
-                opened, joined = effects.flights.board(portion)
+                opened, joined = effects.flights.board(portion, order)
                 await effects.launch(opened, self._fly)
                 for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
                     answer = await effects.join(flight, deadline)
@@ -136,7 +192,10 @@ class Resolver:
                         abandoned.append(flight.object)
                         continue
                     answers[flight.object] = answer
-                    self._take_note(answer, scope, is_mine=is_mine)
+                    if not order.is_renewal:
+                        self._take_note(answer, scope, is_mine=is_mine)
+                    elif is_mine:
+                        self._count_renewal(answer)
             wanted = abandoned
         again = sum([isinstance(answers[obj], Entry) for obj in objects]) - sum(
             [isinstance(answer, Entry) for answer in answers.values()]
@@ -153,13 +212,18 @@ class Resolver:
         if scope is not None and answer.object.method in _KEPT_METHODS:
             scope.remember(answer)
 
+    def _count_renewal(self, answer: Entry | SigningError) -> None:
+        if isinstance(answer, Entry) and answer.is_fresh(self._time(), self._monotonic()):
+            self._counts.refreshed += 1
+        else:
+            self._counts.refresh_failed += 1
+
     async def _fly(self, flights: Sequence[Flight], effects: Effects) -> None:
         """Land every one of *flights*."""
         try:
-            wanting = [flight for flight in flights if not self._land(flight, effects)]
+            wanting = [flight for flight in flights if not self._land_held(flight, effects)]
             while wanting:
-                refused = await effects.prepare([flight.object for flight in wanting])
-                left = [f for f in wanting if not self._land(f, effects, refused)]
+                left = await self._land_some(wanting, effects)
                 if len(left) == len(wanting):
                     for flight in left:
                         effects.flights.land(flight, _unready(flight.object))
@@ -173,24 +237,64 @@ class Resolver:
         finally:
             effects.flights.abandon(flights)
 
-    def _land(
-        self, flight: Flight, effects: Effects, refused: Mapping[S3Object, SigningError] | None = None
-    ) -> bool:
-        """
-        Land *flight* if its object was refused, is known by now, or can be signed without I/O.
+    async def _land_some(self, flights: Sequence[Flight], effects: Effects) -> list[Flight]:
+        """Land those of *flights* that can be: by what is shared, else by signing. Return the others."""
+        unready = [f.object for f in flights if not self._signing.is_ready(f.object)]
+        refused = await effects.prepare(unready) if unready else {}
+        for flight in flights:
+            if flight.object in refused:
+                effects.flights.land(flight, refused[flight.object])
+        flights = [flight for flight in flights if flight.object not in refused]
+        to_share = [flight for flight in flights if flight.object.method in _KEPT_METHODS]
+        copies = await effects.read(to_share) if self._is_shared and to_share else {}
+        left, signed = [], {}
+        for flight in flights:
+            entry, version = copies.get(flight.object, (None, None))
+            if entry is not None and flight.order.accepts(entry, self._time(), self._monotonic()):
+                self._land(flight, entry, effects, is_shared=True)
+                continue
+            answer = self._signing.sign(flight.object, self._time(), self._monotonic(), is_prepared=True)
+            if isinstance(answer, Entry):
+                signed[flight] = Item(answer, version)
+            elif answer is not None:
+                effects.flights.land(flight, answer)
+            else:
+                left.append(flight)
+        await self._land_signed(signed, effects)
+        return left
 
-        *refused* is what a preparation returned; None: none was made yet.
-        """
-        answer: Entry | SigningError | None = refused.get(flight.object) if refused else None
-        if answer is None:
-            obj, wall, monotonic = flight.object, self._time(), self._monotonic()
-            with self._lock:
-                answer = self._known(obj, None, wall, monotonic)
-                answer = answer or self._sign(obj, None, wall, monotonic, is_prepared=refused is not None)
-        if answer is None:
-            return False
-        effects.flights.land(flight, answer)
+    async def _land_signed(self, signed: Mapping[Flight, Item], effects: Effects) -> None:
+        to_share = [flight for flight in signed if flight.object.method in _KEPT_METHODS]
+        standing: dict[Flight, Entry] = {}
+        if self._is_shared and to_share:
+            found = await effects.publish(to_share, [signed[flight] for flight in to_share])
+            standing = dict(zip(to_share, found, strict=True))
+        for flight, (own, _) in signed.items():
+            entry = standing.get(flight, own)
+            self._land(flight, entry, effects, is_shared=entry is not own)
+
+    def _land_held(self, flight: Flight, effects: Effects) -> bool:
+        """Land *flight* if by now this process holds what will do."""
+        with self._lock:
+            entry = self._table.get(flight.object)
+            if entry is None or not flight.order.accepts(entry, self._time(), self._monotonic()):
+                return False
+            if not flight.order.is_renewal:
+                entry.used = True
+                self._counts.from_local += 1
+        effects.flights.land(flight, entry)
         return True
+
+    def _land(self, flight: Flight, entry: Entry, effects: Effects, *, is_shared: bool) -> None:
+        """Land *flight* with an *entry* that is new to this process."""
+        with self._lock:
+            if entry.object.method in _KEPT_METHODS:
+                self._table.put(entry)
+            if is_shared and not flight.order.is_renewal:
+                self._counts.from_shared += 1
+            elif not flight.order.is_renewal:
+                self._counts.from_signer += 1
+        effects.flights.land(flight, entry)
 
     # The rest is called with the lock held.
 
@@ -201,50 +305,46 @@ class Resolver:
         if entry is not None:
             if entry.alias is None and alias is not None:
                 self._table.name(entry, alias)
-        elif not self._flights.has(obj):
-            answer = self._sign(obj, alias, wall, monotonic)
+        elif (self._is_shared and obj.method in _KEPT_METHODS) or self._flights.has(obj):
+            return None
+        else:
+            answer = self._signing.sign(obj, wall, monotonic)
             if isinstance(answer, SigningError):
                 self._counts.failed += 1
                 raise answer
+            if answer is not None:
+                self._counts.from_signer += 1
+                if obj.method in _KEPT_METHODS:
+                    self._table.put(answer, alias)
             entry = answer
         if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
             scope.remember(entry)
         return entry
 
-    def _sign(
-        self, obj: S3Object, alias: str | None, wall: float, monotonic: float, *, is_prepared: bool = False
-    ) -> Entry | SigningError | None:
-        answer = self._signing.sign(obj, wall, monotonic, is_prepared=is_prepared)
-        if isinstance(answer, Entry):
-            self._counts.from_signer += 1
-            if obj.method in _KEPT_METHODS:
-                self._table.put(answer, alias)
-        return answer
-
     def _known(self, obj: S3Object, scope: Scope | None, wall: float, monotonic: float) -> Entry | None:
         """Return what this request or this process holds of *obj* and may serve."""
         if scope is not None:
             entry = scope.seen(obj)
-            if entry is not None and _servable(entry, scope, wall, monotonic):
+            if entry is not None and _servable(scope, entry, wall, monotonic):
                 self._counts.from_scope += 1
                 return entry
         entry = self._table.get(obj)
-        if entry is None:
-            return None
-        if not (entry.is_fresh(wall, monotonic) or _servable(entry, scope, wall, monotonic)):
+        if entry is None or not _servable(scope, entry, wall, monotonic):
             return None
         entry.used = True
         self._counts.from_local += 1
         return entry
 
 
-def _servable(entry: Entry, scope: Scope | None, wall: float, monotonic: float) -> bool:
+def _servable(scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
     """
     Return whether *entry* may be served to *scope*.
 
     An AGEING entry is, except to a scope that is older than half the AGEING window:
     a websocket or a job has no response after which it could be renewed.
     """
+    if entry.is_fresh(wall, monotonic):
+        return True
     if entry.is_spent(wall, monotonic):
         return False
     return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from .local import Entry
+from .local import Entry, Patience
 from .objects import S3Object
 
 __all__ = ["Scope", "catching", "current", "paused"]
@@ -32,11 +32,17 @@ class Scope:
     request, but remembers nothing any more.
     """
 
-    __slots__ = ("_is_open", "_outer", "_seen", "opened", "presigner")
+    __slots__ = ("_is_open", "_outer", "_seen", "opened", "patience", "presigner")
 
-    def __init__(self, presigner: Any, opened: float) -> None:  # Any: Presigner is a room above this one
+    def __init__(
+        self,
+        presigner: Any,  # Presigner is a room above this one
+        opened: float,  # monotonic seconds
+        patience: float,  # seconds for the shared cache
+    ) -> None:
         self.presigner = presigner
-        self.opened = opened  # monotonic seconds
+        self.opened = opened
+        self.patience = Patience(patience)
         self._is_open = False
         self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
         self._outer: Scope | None = None
@@ -65,6 +71,10 @@ class Scope:
         if len(self._seen) > MOST_OBJECTS:
             with suppress(KeyError):  # another thread of this request may have ended it just now
                 self._seen.popitem(last=False)
+
+    def ageing(self, wall: float, monotonic: float) -> list[Entry]:
+        """Return what this request has met and is to be renewed."""
+        return [entry for entry in list(self._seen.values()) if not entry.is_fresh(wall, monotonic)]
 
     def __enter__(self) -> "Scope":
         if self._is_open:

@@ -8,9 +8,11 @@ boto3 does, one by one.
 """
 
 import calendar
+import hmac
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from threading import Lock, local
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -22,8 +24,8 @@ from .local import Entry
 from .metrics import Counts
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
-from .plans import DAY, Plan, Signer
-from .policy import FOREVER, LONGEST, Policy, Rotation
+from .plans import DAY, DIGEST, Composer, Plan, Signature, Signer
+from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
 from .resolver import Clock
 
 __all__ = ["OriginSigning", "Signing"]
@@ -38,6 +40,9 @@ _MARKER = "marker/~-_. ü€😀+%25%zz!*'()@:$&,;=?#[]\"<>|{}^`//x"
 _MARKER_VALUE = "ü +%25&=/~\"'();*"
 _MARKER_VALUES = {"partNumber": "7", "response-expires": "Wed, 21 Oct 2026 07:28:00 GMT", "x-id": "GetObject"}
 
+#: Other processes' credentials whose URLs are put together here, for each recipe and day.
+_MOST_COMPOSERS = 256
+
 #: Recipes kept for one origin: made anew in 20 us, and parameter values may be without end.
 _MOST_RECIPES = 1_000
 
@@ -49,6 +54,13 @@ class _Recipe(Protocol):
     """All that signing an object of one kind needs but its key: who signs, with what, for how long."""
 
     snapshot: Snapshot
+
+    @property
+    def shelf(self) -> tuple[str, str] | None:
+        """Whose URLs these are, and their base; None: other processes cannot use them."""
+
+    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+        """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
 
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a new URL of *obj*; *offset* is monotonic time less wall time."""
@@ -67,8 +79,9 @@ class _PlanRecipe:
         self._skew = skew
         self._counts = counts
         #: The life of every URL, counted from its date, where no credential cuts it short.
-        self._life = rotation.life(0) if snapshot.life is FOREVER else None
+        self._life = rotation.life(0) if snapshot.credential.end == inf else None
         self._signers: dict[int, Signer] = {}
+        self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window."""
@@ -79,13 +92,46 @@ class _PlanRecipe:
         url = signer.sign(path, date)
         self._counts.signed += 1
         if life is not None:
-            return Entry(obj, url, date, life, date, skew, offset)
-        life = self._rotation.life(date, self.snapshot.life)
-        return _alive(Entry(obj, url, date, life, 0, skew, offset), wall)
+            return Entry(obj, url, date, self.snapshot.credential, life, date, skew, offset)
+        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
+
+    @property
+    def shelf(self) -> tuple[str, str] | None:
+        """Whose URLs these are, and their base."""
+        identity = self.snapshot.identity
+        return None if identity is None else (identity, self._plan.base)
+
+    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+        """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
+        path, own = quote_key(obj.key), self.snapshot.credential
+        date, digest, credential = signature
+        if credential.access_key == own.access_key:
+            url, credential = self.sign(path, date), own
+            if not hmac.compare_digest(url[-DIGEST:], digest):
+                return None
+        elif own.end == inf or credential.token is None:
+            return None  # a lasting key is part of the cache key, and whoever has another has a token
+        else:
+            url = self._composer(credential, date // DAY).url(path, date, digest)
+        entry = self._entry(obj, url, date, credential, offset)
+        return None if entry.is_spent(wall, wall + offset) else entry
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*."""
         return self._signer(date // DAY).sign(path, date)
+
+    def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
+        life = self._rotation.life(date, credential)
+        return Entry(obj, url, date, credential, life, 0, self._skew, offset)
+
+    def _composer(self, credential: Credential, day: int) -> Composer:
+        composer = self._composers.get((credential, day))
+        if composer is None:
+            if len(self._composers) >= _MOST_COMPOSERS:
+                self._composers.clear()
+            composer = Composer(self._plan, credential, day, self._rotation.lifetime, self._values)
+            self._composers[credential, day] = composer
+        return composer
 
     def _signer(self, day: int) -> Signer:
         if len(self._signers) > LONGEST // DAY + 1:  # more days than URLs live are past
@@ -97,6 +143,8 @@ class _PlanRecipe:
 
 class _BotoRecipe:
     """Has boto3 sign a shape that no plan can make. Such a URL is dated now, by this host's clock."""
+
+    shelf = None  # without a plan, another process's signature cannot be made a URL
 
     def __init__(
         self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts
@@ -116,8 +164,13 @@ class _BotoRecipe:
         self._counts.signed += 1
         self._counts.signed_by_boto3 += 1
         date = _date(url)
-        life = self._rotation.life(date, self.snapshot.life)
-        return _alive(Entry(obj, url, date, life, 0, self._skew, offset), wall)
+        credential = self.snapshot.credential
+        life = self._rotation.life(date, credential)
+        return _alive(Entry(obj, url, date, credential, life, 0, self._skew, offset), wall)
+
+    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+        """Return None: see `shelf`."""
+        return None
 
 
 class _Shape(NamedTuple):
@@ -133,7 +186,7 @@ class _Shape(NamedTuple):
         """Return the shape of *obj*'s URL when *snapshot* signs it."""
         # Sorted: nine names have too many orders to learn a plan for each.
         names = tuple(sorted(name for name, _ in obj.params))
-        return cls(obj.form, obj.method, names, snapshot.token is not None)
+        return cls(obj.form, obj.method, names, snapshot.credential.token is not None)
 
 
 class _Hush(logging.Filter):
@@ -171,9 +224,9 @@ class _Boto:
             "s3",
             region_name=origin.region,
             endpoint_url=origin.endpoint_url,
-            aws_access_key_id=snapshot.access_key,
+            aws_access_key_id=snapshot.credential.access_key,
             aws_secret_access_key=snapshot.secret_key,
-            aws_session_token=snapshot.token,
+            aws_session_token=snapshot.credential.token,
             config=given.merge(Config(signature_version="s3v4", s3=s3)),
         )
         self._client.meta.events.register("before-sign.s3", self._complete)
@@ -293,7 +346,8 @@ class OriginSigning:
         marker = S3Object(name, bucket, shape.form, _MARKER, shape.method, values, lifetime)
         # No real key is needed to learn a form, and none can then be in an error's text.
         token = "marker/token+=" if shape.has_token else None
-        snapshot = Snapshot("AKIAMARKER", "marker", token, FOREVER)
+        credential = FOREVER._replace(access_key="AKIAMARKER", token=token)
+        snapshot = Snapshot(credential, "marker", None)
         theirs = _Boto(self.origin, snapshot).url(marker, {})
         path = quote_key(_MARKER)
         try:
@@ -328,11 +382,25 @@ class Signing:
         recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=is_prepared)
         return None if recipe is None else recipe.entry(obj, wall, monotonic - wall)
 
+    def is_ready(self, obj: S3Object) -> bool:
+        """Return whether `sign` could, with credentials that are not due for renewal."""
+        return self._origins[obj.origin].recipe(obj, self._time()) is not None
+
     def could_sign(self, obj: S3Object) -> bool:
         """Return whether `sign` could, with credentials that work but may be due for renewal."""
         wall = self._time()
         recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=True)
-        return recipe is not None and wall < recipe.snapshot.life.end
+        return recipe is not None and wall < recipe.snapshot.credential.end
+
+    def shelf(self, obj: S3Object) -> tuple[str, str] | None:
+        """Return whose URL *obj* has, and its base; None: unknown, or other processes cannot use it."""
+        recipe = self._origins[obj.origin].recipe(obj, 0, is_prepared=True)
+        return None if recipe is None else recipe.shelf
+
+    def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
+        """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
+        recipe = self._origins[obj.origin].recipe(obj, 0, is_prepared=True)
+        return None if recipe is None else recipe.adopted(obj, signature, wall, monotonic - wall)
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""

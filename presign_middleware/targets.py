@@ -54,6 +54,10 @@ class Targets:
             place = place._replace(params=tuple([p for p in place.params if p[0] not in _OVERRIDES]))
         return self.at(place, method)
 
+    def sample(self, origin: Origin) -> S3Object:
+        """Return an object as most of *origin* will be."""
+        return self.at(Place(origin, "", f"{origin.prefix}x", ()), origin.methods[0])
+
     def policy(self, obj: S3Object) -> Policy:
         """Return the policy under which *obj* is signed."""
         return self._standing[obj.origin][1]

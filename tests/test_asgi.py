@@ -337,18 +337,28 @@ async def ignored(message: Any) -> None:
     pass
 
 
-@pytest.mark.parametrize("kind", ["lifespan", "telemetry"])
-def test_other_events_pass_through_untouched(presigner: Presigner, kind: str) -> None:
-    """D3: the very objects of a lifespan, or of some later event, are passed on, and no scope opens."""
+def test_a_lifespan_has_no_scope(presigner: Presigner) -> None:
+    """D3: start-up and shutdown are no request."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current())
+
+    asyncio.run(PresignMiddleware(app, presigner=presigner)({"type": "lifespan"}, no_message, ignored))
+    assert seen == [None]
+
+
+def test_other_events_pass_through_untouched(presigner: Presigner) -> None:
+    """D3: the very objects of some later event are passed on, and no scope opens."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.extend((scope, receive, send, current()))
 
-    scope = {"type": kind}
+    scope = {"type": "telemetry"}
     asyncio.run(PresignMiddleware(app, presigner=presigner)(scope, no_message, ignored))
     assert [id(thing) for thing in seen] == [id(thing) for thing in (scope, no_message, ignored, None)]
-    assert scope == {"type": kind}
+    assert scope == {"type": "telemetry"}
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -359,7 +369,7 @@ def test_a_connection_is_passed_on_as_it_is(presigner: Presigner, kind: str) -> 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.extend((scope, receive, send))
 
-    scope = {"type": kind}
+    scope = {"type": "telemetry"}
     asyncio.run(PresignMiddleware(app, presigner=presigner)(scope, no_message, ignored))
     assert [id(thing) for thing in seen] == [id(thing) for thing in (scope, no_message, ignored)]
 

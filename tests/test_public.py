@@ -137,7 +137,11 @@ def _unmade(target: str, **options: Any) -> Callable[[], Any]:
         (ConfigurationError, ["needs an origin", "Origin("], Presigner),
         (ConfigurationError, ["different names", "media, media"], _same_names),
         (ConfigurationError, ["local_size", "1 or more", "0"], lambda: _media(local_size=0)),
-        (ConfigurationError, ["shared", "None"], lambda: _media(shared="memcached://127.0.0.1")),
+        (
+            ConfigurationError,
+            ["shared", "memcached://host:port"],
+            lambda: _media(shared="memcached://127.0.0.1"),
+        ),
         (ConfigurationError, ["lifetime", "60", "604800", "got 0"], lambda: Policy(lifetime=0)),
         (ConfigurationError, ["lifetime", "604800", "got 691200"], lambda: Policy(lifetime=691_200)),
         (ConfigurationError, ["lifetime", "got 0"], _unmade("s3://acme-media/public/a", lifetime=0)),

@@ -30,11 +30,12 @@ import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 
 from presign_middleware import Origin, Presigner, SigningError, effects, local, signing
-from presign_middleware.local import Flight, Flights
+from presign_middleware.local import Entry, Flight, Flights, Order, Patience
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock
 
 DEADLINE = 10  # seconds after which a test that has gone wrong stops waiting
+ORDER = Order(Entry.is_fresh, Patience(0))
 LOADER = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
 
 Outcome = str | BaseException
@@ -100,8 +101,10 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> Arrivals:
     found = Arrivals()
     board = Flights.board
 
-    def counted(flights: Flights, objects: Sequence[S3Object]) -> tuple[list[Flight], list[Flight]]:
-        answer = board(flights, objects)
+    def counted(
+        flights: Flights, objects: Sequence[S3Object], order: Order
+    ) -> tuple[list[Flight], list[Flight]]:
+        answer = board(flights, objects, order)
         found.one_more()
         return answer
 
@@ -358,7 +361,7 @@ def test_a_hanging_origin_in_a_thread(clock: Clock, monkeypatch: pytest.MonkeyPa
 def test_waiting_has_a_deadline(clock: Clock, monkeypatch: pytest.MonkeyPatch, crowd: Crowd) -> None:
     """D2: who waits for a flight that nobody lands gets SigningError in the end, and the next one signs."""
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
-    presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+    presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
     with monkeypatch.context() as patch:
         patch.setattr(effects, "PATIENCE", 0.01)
         (failure,) = crowd(presigner, ["s3://media/a"], lambda: None)
@@ -372,7 +375,7 @@ def test_an_abandoned_flight(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> 
     """D2: a flight whose leader gives it up is begun anew once, by one of those who waited."""
     keys = Keys(clock)
     presigner = Presigner(keys.origin("media"), clock=clock)
-    flights, _ = presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+    flights, _ = presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
     arrivals.wait_for(1)
 
     def meanwhile() -> None:
@@ -395,7 +398,7 @@ def test_a_blocking_call_on_a_loops_thread(
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     if is_warm:
         presigner.url("s3://media/other")
-        presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)])
+        presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
 
     async def ask() -> list[str]:
         task = asyncio.ensure_future(presigner.aurl("s3://media/a"))
@@ -707,8 +710,8 @@ def test_a_forked_child_begins_anew(clock: Clock) -> None:
     keys = Keys(clock)
     presigner = Presigner(keys.origin("media"), clock=clock)
     url = asyncio.run(presigner.aurl("s3://media/a"))  # has threads by now
-    presigner._flights.board([S3Object("media", "media", "", "b", "GET", (), 3600)])
-    locks = [presigner._runner._resolver._lock, presigner._flights._lock, presigner._runner._lock]
+    presigner._flights.board([S3Object("media", "media", "", "b", "GET", (), 3600)], ORDER)
+    locks = [presigner._runner._resolver._lock, presigner._flights._lock, presigner._runner._pool._lock]
     for lock in locks:
         lock.acquire()
     reading, writing = os.pipe()

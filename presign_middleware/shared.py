@@ -1,0 +1,170 @@
+"""
+The cache that all processes share: what a signer adds to a URL, by the object it is for.
+
+An entry holds no URL. Each process puts the URL together by its own plan, so that a
+foreign or damaged entry can name no other object: at worst S3 refuses it. What does
+not have the form of an entry, or cannot be served any more, counts as rejected and is
+written over.
+
+The shared cache can only help. When it fails nothing is raised: objects are missing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Protocol, TypeVar
+
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
+
+from .local import Entry
+from .memcached import Failed, Server, Skipped, parse
+from .metrics import Counts
+from .objects import S3Object
+from .plans import DIGEST, Signature
+from .policy import FOREVER, Credential
+from .resolver import Clock, Copy, Item
+
+__all__ = ["Shared", "decode", "encode"]
+
+#: Version, date, access key, signature; of a session also from when until when it works, and its token.
+_INSTANT = r"(\d{1,10}(?:\.\d{1,9})?)"
+_FORM = re.compile(
+    rf"1 (\d{{10}}) ([!-~]{{1,128}}) ([0-9a-f]{{64}})(?: {_INSTANT} {_INSTANT} ([!-~]{{1,8192}}))?", re.ASCII
+).fullmatch
+
+T = TypeVar("T")
+
+
+def encode(signature: Signature) -> bytes:
+    """Return *signature* as it is stored."""
+    date, digest, credential = signature
+    text = f"1 {date} {credential.access_key} {digest}"
+    if credential.end != inf:
+        text += f" {credential.obtained!r} {credential.end!r} {credential.token}"
+    return text.encode("ascii")
+
+
+def decode(data: bytes) -> Signature | None:
+    """Return what `encode` was given, or None: *data* has not that form."""
+    found = _FORM(data.decode("latin-1"))
+    if found is None:
+        return None
+    date, access_key, digest, obtained, end, token = found.groups()
+    if token is None:
+        credential = FOREVER._replace(access_key=access_key)
+    else:
+        credential = Credential(float(obtained), float(end), "credentials", access_key, token)
+        if credential.obtained >= credential.end:
+            return None
+    return Signature(int(date), digest, credential)
+
+
+class Signs(Protocol):
+    """Whoever can make a URL of another process's signature."""
+
+    def shelf(self, obj: S3Object) -> tuple[str, str] | None:
+        """Return whose URL *obj* has, and its base; None: other processes cannot use it."""
+
+    def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
+        """Return the URL of *obj* with *signature*; None: it must not be used."""
+
+
+class Shared:
+    """Entries in memcached, for the objects of one presigner. For any number of threads."""
+
+    def __init__(self, url: str, namespace: str, signs: Signs, counts: Counts, clock: Clock) -> None:
+        self._server = Server(*parse(url))
+        self._namespace = namespace
+        self._signs = signs
+        self._counts = counts
+        self._clock = clock
+
+    def connect(self) -> None:
+        """Begin to connect, in the background."""
+        self._server.connect()
+
+    def close(self) -> None:
+        """Close connections. A later use opens them again."""
+        self._server.close()
+
+    def read(self, objects: Sequence[S3Object], deadline: float) -> dict[S3Object, Copy]:
+        """
+        Return what there is of *objects*, asked for in one round trip.
+
+        Gives up at *deadline* (``time.monotonic()``). What is missing has no entry here;
+        neither has anything when the server fails.
+        """
+        keys = self._keys(objects)
+        found = self._use(lambda client: client.gets_many(list(keys)), deadline) if keys else None
+        if found is None:
+            return {}
+        self._counts.shared_misses += len(keys) - len(found)
+        return {keys[key]: self._copy(keys[key], *value) for key, value in found.items()}
+
+    def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
+        """
+        Store new URLs, and return for each what all processes are to use from now on.
+
+        Who is first wins: one that is new is added, one that replaces another does so only
+        where nobody else has. What every process would sign alike is just written.
+        """
+        keys = self._keys([item.entry.object for item in items])
+        versions = {item.entry.object: item for item in items}
+        contested = [key for key, obj in keys.items() if versions[obj].entry.is_contested]
+        found = self._use(lambda client: self._write(client, keys, versions, contested), deadline)
+        standing = {keys[key]: self._copy(keys[key], *value).entry for key, value in (found or {}).items()}
+        return [self._settled(item.entry, standing.get(item.entry.object)) for item in items]
+
+    def _settled(self, own: Entry, standing: Entry | None) -> Entry:
+        if standing is None or standing.url == own.url:
+            return own
+        self._counts.shared_adopted += 1
+        return standing
+
+    def _write(
+        self, client: Client, keys: dict[str, S3Object], items: dict[S3Object, Item], contested: list[str]
+    ) -> dict[str, tuple[bytes, bytes]]:
+        wall = self._clock.time()
+        for key, obj in keys.items():
+            entry, version = items[obj]
+            # Until it is SPENT, and not until it ends: nobody would be served it after that.
+            expire = int(entry.ageing_until - wall)
+            if expire < 1:  # to memcached 0 is for ever
+                continue
+            data = encode(Signature(entry.date, entry.url[-DIGEST:], entry.credential))
+            # Without a reply, since the answer that counts is what stands there in the end.
+            if not entry.is_contested:
+                client.set(key, data, expire, noreply=True)
+            elif version is None:
+                client.add(key, data, expire, noreply=True)
+            else:
+                client.cas(key, data, version, expire, noreply=True)
+        found: dict[str, tuple[bytes, bytes]] = client.gets_many(contested) if contested else {}
+        return found
+
+    def _keys(self, objects: Sequence[S3Object]) -> dict[str, S3Object]:
+        """Return *objects* by their keys, without those that are not shared."""
+        keys = {}
+        for obj in objects:
+            shelf = self._signs.shelf(obj)
+            if shelf is not None:
+                keys[obj.cache_key(self._namespace, *shelf)] = obj
+        return keys
+
+    def _copy(self, obj: S3Object, data: bytes, version: bytes) -> Copy:
+        signature = decode(data)
+        wall, monotonic = self._clock.time(), self._clock.monotonic()
+        entry = signature and self._signs.adopted(obj, signature, wall, monotonic)
+        if entry is None:
+            self._counts.shared_rejected += 1
+        return Copy(entry, version)
+
+    def _use(self, work: Callable[[Client], T], deadline: float) -> T | None:
+        """Return what *work* returns, or None: the server failed or is not asked."""
+        try:
+            return self._server.use(work, deadline)
+        except Skipped:
+            self._counts.shared_skipped += 1
+        except Failed:
+            self._counts.shared_errors += 1
+        return None
