@@ -10,7 +10,7 @@ How to wait: the three ways the resolver's coroutine is run.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import Context
@@ -80,49 +80,6 @@ class Shares(Protocol):
         """Close connections."""
 
 
-class Sharing:
-    """The shared cache as effects use it: read here and now, told of new URLs in threads of its own."""
-
-    def __init__(self, shared: Shares, resolver: Resolver) -> None:
-        self._shared = shared
-        self._resolver = resolver
-        self._pool = Pool(_MOST_SHARING, "presign-shared")
-
-    @property
-    def threads(self) -> ThreadPoolExecutor:
-        """Where whatever may wait for the network is run for those who must not."""
-        return self._pool.threads
-
-    def read(self, objects: Sequence[S3Object], seconds: float) -> dict[S3Object, Copy]:
-        """Return what there is of *objects*, within *seconds*."""
-        return self._shared.read(objects, monotonic() + seconds)
-
-    def publish(self, items: Sequence[Item]) -> Future[Sequence[Entry]]:
-        """Share *items*, and have this process serve what stands; return it, once it is known."""
-        if not any(item.entry.is_contested for item in items):
-            self.threads.submit(self._publish, items)
-            known: Future[Sequence[Entry]] = Future()
-            known.set_result([item.entry for item in items])
-            return known
-        return self.threads.submit(self._publish, items)
-
-    def connect(self) -> None:
-        """Begin to connect, in the background."""
-        self._shared.connect()
-
-    def close(self) -> None:
-        """Let go of threads and connections."""
-        self._pool.close()
-        self._shared.close()
-
-    def _publish(self, items: Sequence[Item]) -> Sequence[Entry]:
-        standing = self._shared.publish(items, monotonic() + _PUBLISH_WITHIN)
-        for item, entry in zip(items, standing, strict=True):
-            if entry is not item.entry:
-                self._resolver.adopt(item.entry, entry)
-        return standing
-
-
 class Pool:
     """Threads that are started when they are first needed, and again after they were let go."""
 
@@ -132,20 +89,67 @@ class Pool:
         self._lock = Lock()
         self._threads: ThreadPoolExecutor | None = None
 
-    @property
-    def threads(self) -> ThreadPoolExecutor:
-        """The threads."""
+    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+        """Have a thread do *work*. Raises RuntimeError when the interpreter is about to end."""
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._most, thread_name_prefix=self._name)
-            return self._threads
+            return self._threads.submit(work, *args)
 
     def close(self) -> None:
-        """Let go of them, once what they do has ended."""
+        """Let go of the threads, once what they do has ended."""
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown()
+
+
+class Sharing:
+    """The shared cache as effects use it: asked here or in a thread, told of new URLs in a thread."""
+
+    def __init__(self, shared: Shares, resolver: Resolver) -> None:
+        self._shared = shared
+        self._resolver = resolver
+        self._pool = Pool(_MOST_SHARING, "presign-shared")
+        self.connect = shared.connect
+
+    def read(self, objects: Sequence[S3Object], seconds: float) -> dict[S3Object, Copy]:
+        """Return what there is of *objects*, within *seconds*."""
+        return self._shared.read(objects, monotonic() + seconds)
+
+    def read_in_thread(self, objects: Sequence[S3Object], seconds: float) -> Future[dict[S3Object, Copy]]:
+        """Do what `read` does, without waiting for it."""
+        return self._submit({}, self.read, objects, seconds)
+
+    def publish(self, items: Sequence[Item]) -> Future[list[Entry]]:
+        """Share *items*, and have this process serve what stands; return it, once it is known."""
+        own = [item.entry for item in items]
+        standing = self._submit(own, self._publish, items)
+        return standing if any(entry.is_contested for entry in own) else _known(own)
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._pool.close()
+        self._shared.close()
+
+    def _publish(self, items: Sequence[Item]) -> list[Entry]:
+        standing = self._shared.publish(items, monotonic() + _PUBLISH_WITHIN)
+        for item, entry in zip(items, standing, strict=True):
+            if entry is not item.entry:
+                self._resolver.adopt(item.entry, entry)
+        return standing
+
+    def _submit(self, otherwise: T, work: Callable[..., T], *args: Any) -> Future[T]:
+        try:
+            return self._pool.submit(work, *args)
+        except RuntimeError:  # the interpreter is ending, and what runs then may still want URLs
+            return _known(otherwise)
+
+
+def _known(answer: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(answer)
+    return future
 
 
 class BlockingEffects:
@@ -199,7 +203,7 @@ class BlockingEffects:
         with _spent(patience):
             return self._sharing.read([flight.object for flight in flights], patience.left)
 
-    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread, which goes on when patience is at its end."""
         assert self._sharing is not None  # the resolver publishes what it has read about
         patience, standing = flights[0].order.patience, self._sharing.publish(items)
@@ -235,7 +239,7 @@ class LoopThreadEffects(BlockingEffects):
         """Read nothing."""
         return {}
 
-    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread and do not wait; what turns out to stand is served from then on."""
         assert self._sharing is not None
         self._sharing.publish(items)
@@ -295,13 +299,12 @@ class AsyncioEffects:
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
-        loop = asyncio.get_running_loop()
         # One thread an origin, so that one that hangs does not take them all.
         turn = self._turns.setdefault(objects[0].origin, asyncio.Lock())
         if turn.locked() and all(self._signing.could_sign(obj) for obj in objects):
             return {}  # with the credentials at hand, while another renews them
         async with turn:
-            return await loop.run_in_executor(self._pool.threads, self._signing.prepare, objects)
+            return await asyncio.wrap_future(self._pool.submit(self._signing.prepare, objects))
 
     async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
         """Read, in another thread, with all who ask in this turn of the loop."""
@@ -319,17 +322,16 @@ class AsyncioEffects:
         objects = [flight.object for flight in flights]
         patiences = {flight.order.patience for flight in flights}
         seconds = max([patience.left for patience in patiences])
-        loop = asyncio.get_running_loop()
         with _spent(*patiences), suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # all threads may be in use
-                return await loop.run_in_executor(sharing.threads, sharing.read, objects, seconds)
+                return await asyncio.wrap_future(sharing.read_in_thread(objects, seconds))
         return {}
 
     def _end_reading(self, task: asyncio.Task[Any]) -> None:
         if self._read is task:  # cancelled before its first step
             self._reading, self._read = [], None
 
-    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread, which goes on when patience is at its end."""
         assert self._sharing is not None  # the resolver publishes what it has read about
         standing = self._sharing.publish(items)
@@ -427,8 +429,7 @@ class Runner:
 
     async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `sign_once` returns, without ever blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool.threads, self.sign_once, obj, headers)
+        return await asyncio.wrap_future(self._pool.submit(self.sign_once, obj, headers))
 
     async def amake_ready(self, objects: Sequence[S3Object]) -> None:
         """Connect to the shared cache, and prepare *objects*, within a few seconds; log what fails."""

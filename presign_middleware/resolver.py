@@ -102,7 +102,7 @@ class Effects(Protocol):
     async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
         """Return what the shared cache has of the objects of *flights*, while their patience lasts."""
 
-    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> Sequence[Entry]:
+    async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Share the *items* of *flights*, and return for each what stands: another may have been first."""
 
 

@@ -10,7 +10,8 @@ The shared cache can only help. When it fails nothing is raised: objects are mis
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -94,7 +95,7 @@ class Shared:
         Gives up at *deadline* (``time.monotonic()``). What is missing has no entry here;
         neither has anything when the server fails.
         """
-        keys = self._keys(objects)
+        keys = {key: obj for obj in objects if (key := self._key(obj)) is not None}
         found = self._use(lambda client: client.gets_many(list(keys)), deadline) if keys else None
         if found is None:
             return {}
@@ -108,25 +109,19 @@ class Shared:
         Who is first wins: one that is new is added, one that replaces another does so only
         where nobody else has. What every process would sign alike is just written.
         """
-        keys = self._keys([item.entry.object for item in items])
-        versions = {item.entry.object: item for item in items}
-        contested = [key for key, obj in keys.items() if versions[obj].entry.is_contested]
-        found = self._use(lambda client: self._write(client, keys, versions, contested), deadline)
-        standing = {keys[key]: self._copy(keys[key], *value).entry for key, value in (found or {}).items()}
-        return [self._settled(item.entry, standing.get(item.entry.object)) for item in items]
+        standing = {item.entry.object: item.entry for item in items}
+        wanted = {key: item for item in items if (key := self._key(item.entry.object)) is not None}
+        # Twice, for whoever could not read before: what stands there may be of no use.
+        for _ in range(2):
+            found = self._use(partial(self._write, items=wanted), deadline) if wanted else None
+            wanted = self._settle(wanted, found or {}, standing)
+        return list(standing.values())
 
-    def _settled(self, own: Entry, standing: Entry | None) -> Entry:
-        if standing is None or standing.url == own.url:
-            return own
-        self._counts.shared_adopted += 1
-        return standing
-
-    def _write(
-        self, client: Client, keys: dict[str, S3Object], items: dict[S3Object, Item], contested: list[str]
-    ) -> dict[str, tuple[bytes, bytes]]:
+    def _write(self, client: Client, items: Mapping[str, Item]) -> dict[str, tuple[bytes, bytes]]:
+        """Store *items*, and return what stands where another process may have been first."""
         wall = self._clock.time()
-        for key, obj in keys.items():
-            entry, version = items[obj]
+        contested = []
+        for key, (entry, version) in items.items():
             # Until it is SPENT, and not until it ends: nobody would be served it after that.
             expire = int(entry.ageing_until - wall)
             if expire < 1:  # to memcached 0 is for ever
@@ -135,21 +130,38 @@ class Shared:
             # Without a reply, since the answer that counts is what stands there in the end.
             if not entry.is_contested:
                 client.set(key, data, expire, noreply=True)
-            elif version is None:
+                continue
+            contested.append(key)
+            if version is None:
                 client.add(key, data, expire, noreply=True)
             else:
                 client.cas(key, data, version, expire, noreply=True)
         found: dict[str, tuple[bytes, bytes]] = client.gets_many(contested) if contested else {}
         return found
 
-    def _keys(self, objects: Sequence[S3Object]) -> dict[str, S3Object]:
-        """Return *objects* by their keys, without those that are not shared."""
-        keys = {}
-        for obj in objects:
-            shelf = self._signs.shelf(obj)
-            if shelf is not None:
-                keys[obj.cache_key(self._namespace, *shelf)] = obj
-        return keys
+    def _settle(
+        self,
+        written: Mapping[str, Item],
+        found: Mapping[str, tuple[bytes, bytes]],
+        standing: dict[S3Object, Entry],
+    ) -> dict[str, Item]:
+        """Note in *standing* what was *found* and is of use; return what is to be written over the rest."""
+        wall, monotonic = self._clock.time(), self._clock.monotonic()
+        left = {}
+        for key, value in found.items():
+            own = written[key].entry
+            entry, version = self._copy(own.object, *value)
+            if entry is None or (own.is_fresh(wall, monotonic) and not entry.is_fresh(wall, monotonic)):
+                left[key] = Item(own, version)
+            elif entry.url != own.url:
+                standing[own.object] = entry
+                self._counts.shared_adopted += 1
+        return left
+
+    def _key(self, obj: S3Object) -> str | None:
+        """Return the cache key of *obj*, or None if it is not shared."""
+        shelf = self._signs.shelf(obj)
+        return None if shelf is None else obj.cache_key(self._namespace, *shelf)
 
     def _copy(self, obj: S3Object, data: bytes, version: bytes) -> Copy:
         signature = decode(data)
