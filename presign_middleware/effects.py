@@ -290,6 +290,8 @@ class AsyncioEffects:
 
     async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
         """Await *flight*; being cancelled here disturbs nobody else."""
+        if flight.future.done():  # as all of a batch are when its first one wakes up its waiter
+            return flight.future.result()
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.wrap_future(flight.future)

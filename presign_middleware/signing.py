@@ -88,7 +88,7 @@ class _PlanRecipe:
         path = quote_key(obj.key)
         skew, life = self._skew, self._life
         date = self._rotation.date(crc32(path.encode()), wall + skew)
-        signer = self._signers.get(date // DAY) or self._signer(date // DAY)
+        signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         self._counts.signed += 1
         if life is not None:
@@ -118,7 +118,8 @@ class _PlanRecipe:
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*."""
-        return self._signer(date // DAY).sign(path, date)
+        signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
+        return signer.sign(path, date)
 
     def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
         life = self._rotation.life(date, credential)
@@ -133,7 +134,7 @@ class _PlanRecipe:
             self._composers[credential, day] = composer
         return composer
 
-    def _signer(self, day: int) -> Signer:
+    def _new_signer(self, day: int) -> Signer:
         if len(self._signers) > LONGEST // DAY + 1:  # more days than URLs live are past
             self._signers.clear()
         signer = Signer(self._plan, self.snapshot, day, self._rotation.lifetime, self._values)
