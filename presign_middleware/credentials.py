@@ -3,35 +3,53 @@ Where keys come from, one snapshot of them, and when they end.
 
 botocore's credential objects change under the reader's hands when they renew
 themselves. Whoever signs uses a `Snapshot`: the keys and their end, read together.
+
+A source is asked again when a third of its credentials' life is left; what is at hand
+is used meanwhile, and nobody waits. Only in the last quarter does one caller ask by
+itself, and those who come while it does so still use what is at hand.
 """
 
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from datetime import datetime
 from math import inf
-from threading import Lock
+from threading import Lock, Thread
 from time import sleep
 from typing import Any, NamedTuple
 
-from .errors import ConfigurationError, SigningError
+from .errors import ConfigurationError
+from .events import tell
+from .metrics import Counts
 from .origins import Origin
 from .policy import FOREVER, Credential
+from .resolver import Clock
 
-__all__ = ["Snapshot", "Source", "boto_session", "effective"]
+__all__ = ["Snapshot", "Source", "SourceError", "Sources", "boto_session", "effective"]
 
 logger = logging.getLogger("presign_middleware.credentials")
 
 #: Seconds before the end at which botocore begins to renew credentials on its own.
 BOTOCORE_RENEWS = 900
 
+#: What botocore calls the credentials of an EC2 instance. Near their end it tells a later one, 12 to 20
+#: minutes ahead (botocore#2694), in the hope that a metadata service that is down comes back.
+_INSTANCE, _EXTENDED, _LEFT_OF_EXTENDED = "iam-role", 1_200, 300
+
 #: Attempts, a millisecond apart, to read credentials between two renewals of theirs.
 _MOST_READS = 1_000
 
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
+
+#: Seconds for STS to take a connection, and to answer. botocore tries again by itself.
+_STS_CONNECT, _STS_READ = 3, 10
+
+
+class SourceError(Exception):
+    """There are no credentials, or their source failed. What is asked for an origin names it besides."""
 
 
 class Snapshot(NamedTuple):
@@ -41,132 +59,348 @@ class Snapshot(NamedTuple):
     secret_key: str
     identity: str | None  #: whose it is; equal wherever its URLs may be shared. None: nowhere
 
+    def has(self, access_key: str, secret_key: str, token: str | None) -> bool:
+        """Return whether these are the keys."""
+        return (access_key, secret_key, token) == (
+            self.credential.access_key,
+            self.secret_key,
+            self.credential.token,
+        )
+
     def __repr__(self) -> str:
         return f"<Snapshot of {self.credential!r}>"
 
 
+class Keys(NamedTuple):
+    """What a provider gives."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+    end: float | None  #: None: nobody knows, or never
+    method: str  #: botocore's word for where they are from
+    account: str
+
+    def __repr__(self) -> str:
+        return f"<Keys {self.access_key} until {self.end}>"
+
+
 class Source:
     """
-    Where one origin's keys come from. One thread at a time asks; the rest wait for it.
+    Where keys come from. One thread at a time asks; whoever has none that work waits for it.
 
     `present` does no I/O. When it returns None, `renew` comes first, which may.
     """
 
-    def __init__(self, origin: Origin, assumed_session: float, time: Callable[[], float]) -> None:
-        self._origin = origin
-        self._time = time
+    def __init__(
+        self,
+        label: str,  # for people and for metrics
+        fetch: Callable[[], Keys],
+        identity: str | None,  # of temporary credentials; None: their method and account
+        lead: float,  # seconds before the end at which asking has a point
+        assumed_session: float,
+        clock: Clock,
+        counts: Counts,
+    ) -> None:
+        self.label = label
+        self._fetch = fetch
+        self._identity = identity
+        self._lead = lead
         self._assumed_session = assumed_session
-        self._lock = Lock()
-        self._credentials: Any = None  # botocore's
+        self._clock = clock
+        self._counts = counts
+        self._lock = Lock()  # of whoever asks
+        self._background = Lock()  # of the thread that asks while nobody waits
         self._snapshot: Snapshot | None = None
         self._due = -inf  # when the source is to be asked again, Unix seconds
+        self._soonest = -inf  # when it may be, should someone have a reason
+        self._offset = 0.0  # monotonic less wall time when it was asked
+        self._asks = 0
+        self._failure: SourceError | None = None  # of the last ask
 
     @property
     def held(self) -> Snapshot | None:
-        """The credentials at hand, whether or not the source is to be asked."""
+        """The credentials at hand, whether or not they work."""
         return self._snapshot
 
-    def present(self, now: float) -> Snapshot | None:
-        """Return the snapshot in use, or None when the source is to be asked."""
-        return self._snapshot if now < self._due else None
+    def present(self, wall: float, monotonic: float) -> Snapshot | None:
+        """Return the snapshot to sign with, or None when the source must be asked first."""
+        now = max(wall, monotonic - self._offset)  # a clock that is set back revives nothing
+        snapshot = self._snapshot
+        if now < self._due or snapshot is None:
+            return snapshot
+        obtained, end = snapshot.credential.obtained, snapshot.credential.end
+        if now < end - (end - obtained) / 4:
+            self._ask_in_background()
+            return snapshot
+        return snapshot if now < end and self._lock.locked() else None
 
-    def renew(self) -> Snapshot:
+    def renew(self, than: Credential | None = None) -> Snapshot:
         """
         Ask the source, if it is due, and return the snapshot. May block on I/O.
 
-        While one caller asks, others get the credentials at hand; they wait only where
-        there are none that work.
+        *than*: newer credentials than this one are wanted, also before it is due. While one
+        caller asks, others get the credentials at hand; they wait only where there are none
+        that work, and share its failure.
 
         Raises:
-            SigningError: There are no credentials, or the source failed and those at
-                hand have ended.
+            SourceError: There are no credentials, or the source failed and those at hand
+                have ended.
         """
+        asks = self._asks
         if not self._lock.acquire(blocking=False):
             held = self._snapshot
-            if held is not None and self._time() < held.credential.end:
+            if held is not None and self._now() < held.credential.end:
                 return held
             if not self._lock.acquire(timeout=PATIENCE):
-                raise SigningError(f"origin {self._origin.name!r}: waited {PATIENCE} s for its credentials")
+                raise SourceError(f"waited {PATIENCE} s for its credentials")
         try:
-            if self._snapshot is not None and self._time() < self._due:
-                return self._snapshot
-            fresh = self._asked()
-            # The time is taken anew: a source may have taken its time to fail.
-            self._due = self._next(fresh, self._time())
-            self._snapshot = fresh
-            return fresh
+            if self._failure is not None and self._asks != asks:
+                raise SourceError(*self._failure.args) from self._failure.__cause__
+            held = self._snapshot
+            is_doubted = held is not None and held.credential is than
+            if held is not None and self._now() < (self._soonest if is_doubted else self._due):
+                return held
+            return self._ask()
         finally:
             self._lock.release()
 
-    def _asked(self) -> Snapshot:
-        """Return what the source gives, or the credentials at hand where it fails and they still work."""
+    def _now(self) -> float:
+        return max(self._clock.time(), self._clock.monotonic() - self._offset)
+
+    def _ask_in_background(self) -> None:
+        if not self._background.acquire(blocking=False):
+            return
+
+        def ask() -> None:
+            try:
+                self.renew()
+            except SourceError:
+                pass  # told already; whoever needs it next will ask again
+            finally:
+                self._background.release()
+
         try:
-            return self._fetch(self._time())
-        except SigningError:
-            raise
+            Thread(target=ask, name="presign-credentials", daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            self._background.release()
+
+    def _ask(self) -> Snapshot:
+        """Return what the source gives, or the credentials at hand where it fails and they still work."""
+        held, self._failure = self._snapshot, None
+        try:
+            fresh = self._given(self._fetch())
         except Exception as error:  # botocore has no common base for what a provider may raise
-            held = self._snapshot
-            if held is None or held.credential.end <= self._time():
-                raise SigningError(
-                    f"origin {self._origin.name!r}: its credential source failed: {type(error).__name__}"
-                ) from error
-            logger.warning(
-                "credentials of origin %s could not be renewed (%s); using those at hand",
-                self._origin.name,
-                type(error).__name__,
+            cause = error.__cause__ if isinstance(error, SourceError) else error
+            name = type(cause or error).__name__
+            said = str(error) if isinstance(error, SourceError) else f"its credential source failed: {name}"
+            still_works = held is not None and self._now() < held.credential.end
+            tell(
+                logger,
+                logging.WARNING,
+                "credentials_failed",
+                "credentials could not be had from %s (%s)%s",
+                self.label,
+                name,
+                "; using those at hand" if still_works else "",
+                source=self.label,
+                error=name,
             )
+            self._counts.credentials_failed += 1
+            if held is None or not still_works:
+                self._failure = SourceError(said)
+                self._failure.__cause__ = cause
+                raise self._failure from cause
+            fresh = held
+        finally:
+            self._asks += 1
+        # The time is taken anew: a source may have taken its time.
+        wall = self._clock.time()
+        self._offset = self._clock.monotonic() - wall
+        self._due, self._soonest = self._next(fresh, wall)
+        if fresh != held:
+            self._tell_of(fresh)
+        self._snapshot = fresh
+        return fresh
+
+    def _given(self, keys: Keys) -> Snapshot:
+        if not keys.access_key or not keys.secret_key:
+            raise SourceError("its credentials have no key")
+        held = self._snapshot
+        credential = self._credential(keys, self._clock.time())
+        if held is not None and held == Snapshot(credential, keys.secret_key, held.identity):
             return held
+        return Snapshot(credential, keys.secret_key, self._whose(keys, credential))
 
-    def _fetch(self, now: float) -> Snapshot:
-        if self._credentials is None:
-            self._credentials = _find(self._origin)
-        if self._credentials is None:
-            raise SigningError(
-                f"origin {self._origin.name!r}: no credentials were found. Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or give Origin(profile=...), session=... or client=..."
-            )
-        frozen, end = _read(self._credentials)
-        if not frozen.access_key or not frozen.secret_key:
-            raise SigningError(f"origin {self._origin.name!r}: its credentials have no key")
-        credential = self._credential(frozen.access_key, frozen.token, end, now)
-        return Snapshot(credential, frozen.secret_key, self._identity(frozen, credential))
-
-    def _credential(self, access_key: str, token: str | None, end: float | None, now: float) -> Credential:
-        held = self._snapshot.credential if self._snapshot is not None else None
+    def _credential(self, keys: Keys, now: float) -> Credential:
+        access_key, secret_key, token, end, method, _ = keys
         if end is not None:
-            if held is not None and held.access_key == access_key and held.end == end:
-                return held
+            held = self._snapshot
+            if held is not None and held.has(access_key, secret_key, token):
+                known = held.credential
+                return known if end >= known.end else known._replace(end=end)  # no session is prolonged
+            if method == _INSTANCE and end < now + _EXTENDED:
+                end = min(end, now + _LEFT_OF_EXTENDED)
             return Credential(now, end, "credentials", access_key, token)
         if token is None:
             return FOREVER._replace(access_key=access_key)
-        if held is None or held.access_key != access_key:
-            logger.warning(
-                "the credentials of origin %s have a session token and no known end: taken to live %g s "
-                "from each time they are seen. A credential source that knows the end (a role, "
-                "credential_process) is the cure",
-                self._origin.name,
-                self._assumed_session,
-            )
         return Credential(now, now + self._assumed_session, "assumed", access_key, token)
 
-    def _identity(self, frozen: Any, credential: Credential) -> str | None:
+    def _whose(self, keys: Keys, credential: Credential) -> str | None:
         """Return what processes with these rights have in common, and know without asking anyone."""
         if credential.reason == "assumed":
             return None  # a fleet must not rely on a guess
         if credential.end == inf:
             return f"key {credential.access_key}"
-        if self._origin.profile is not None:
-            return f"profile {self._origin.profile}"
-        return f"{self._credentials.method} {getattr(frozen, 'account_id', None) or ''}"
+        return self._identity or f"{keys.method} {keys.account}"
 
-    def _next(self, fresh: Snapshot, now: float) -> float:
+    def _next(self, fresh: Snapshot, now: float) -> tuple[float, float]:
+        """Return when the source is to be asked again, and when it may be."""
         obtained, end = fresh.credential.obtained, fresh.credential.end
         if end == inf:
-            return inf
-        left = end - now
-        if fresh == self._snapshot:  # the same again: ask more often as the end comes near
-            return now + min(60, left / 10)
-        return max(end - min(BOTOCORE_RENEWS, (end - obtained) / 3), now + (end - obtained) / 10)
+            return inf, inf
+        soonest = now + min(60, (end - now) / 10)
+        if fresh is self._snapshot:  # the same again: ask more often as the end comes near
+            return soonest, soonest
+        span = end - obtained
+        return max(end - min(self._lead, span / 3), now + span / 10), soonest
+
+    def _tell_of(self, fresh: Snapshot) -> None:
+        credential, held = fresh.credential, self._snapshot
+        if credential.end == inf:
+            return
+        seconds = round(credential.end - credential.obtained, 3)
+        if credential.reason == "credentials":
+            tell(
+                logger,
+                logging.INFO,
+                "credentials_renewed",
+                "new credentials of %s, which live %g s",
+                self.label,
+                seconds,
+                source=self.label,
+                seconds=seconds,
+            )
+        elif held is None or held.credential.access_key != credential.access_key:
+            tell(
+                logger,
+                logging.WARNING,
+                "credentials_assumed",
+                "the credentials of %s have a session token and no known end: taken to live %g s from each "
+                "time they are seen. A credential source that knows the end (a role, credential_process) "
+                "is the cure",
+                self.label,
+                seconds,
+                source=self.label,
+                seconds=seconds,
+            )
+
+
+class Sources:
+    """The sources of some origins. Origins with the same credentials have one between them."""
+
+    def __init__(self, clock: Clock, counts: Counts) -> None:
+        self._clock = clock
+        self._counts = counts
+        self._sources: dict[Hashable, Source] = {}
+
+    def of(self, origin: Origin, assumed_session: float) -> Source:
+        """Return the source of *origin*'s credentials."""
+        key: Hashable = (_kind(origin), assumed_session)
+        source = self._sources.get(key)
+        if source is None:
+            label, identity, lead, fetch = _provider(origin)
+            source = Source(label, fetch, identity, lead, assumed_session, self._clock, self._counts)
+            self._sources[key] = source
+        return source
+
+
+def _kind(origin: Origin) -> Hashable:
+    """Return what tells the source of *origin*'s credentials from others."""
+    if origin.client is not None:
+        return "client", id(origin.client)
+    base = (id(origin.session) if origin.session is not None else None, origin.profile)
+    if origin.role_arn is not None:
+        return "role", base, origin.role_arn, origin.external_id, origin.sts_endpoint_url, origin.region
+    return "boto3", base
+
+
+def _provider(origin: Origin) -> tuple[str, str | None, float, Callable[[], Keys]]:
+    """Return the label, the identity, the lead and the fetching of *origin*'s credentials."""
+    if origin.role_arn is not None:
+        whose = f"role {origin.role_arn} {origin.external_id or ''}".rstrip()
+        return f"role {origin.role_arn}", whose, inf, _Role(origin).fetch
+    label, identity = "boto3's default chain", None
+    if origin.profile is not None:
+        label = identity = f"profile {origin.profile}"
+    elif origin.session is not None:
+        label = "a session"
+    elif origin.client is not None:
+        label = "a client"
+    return label, identity, BOTOCORE_RENEWS, _Boto3(origin).fetch
+
+
+class _Role:
+    """A role's sessions, by AssumeRole."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._client: Any = None
+
+    def fetch(self) -> Keys:
+        """Return a new session. Blocks on I/O."""
+        if self._client is None:
+            self._client = self._new_client()
+        asked = {"RoleArn": self._origin.role_arn, "RoleSessionName": "presign-middleware"}
+        if self._origin.external_id is not None:
+            asked["ExternalId"] = self._origin.external_id
+        given = self._client.assume_role(**asked)["Credentials"]
+        account = str(self._origin.role_arn).split(":")[4]
+        return Keys(
+            given["AccessKeyId"],
+            given["SecretAccessKey"],
+            given["SessionToken"],
+            given["Expiration"].timestamp(),
+            "assume-role",
+            account,
+        )
+
+    def _new_client(self) -> Any:
+        from botocore.config import Config
+
+        config = Config(connect_timeout=_STS_CONNECT, read_timeout=_STS_READ)
+        origin = self._origin
+        return boto_session(origin).client(
+            "sts", region_name=origin.region, endpoint_url=origin.sts_endpoint_url, config=config
+        )
+
+
+class _Boto3:
+    """What boto3 finds: in its default chain, a profile, a session or a client."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._credentials: Any = None  # botocore's
+
+    def fetch(self) -> Keys:
+        """Return the keys of now. May block on I/O."""
+        if self._credentials is None:
+            self._credentials = _find(self._origin)
+        if self._credentials is None:
+            raise SourceError(
+                "no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or give Origin(profile=...), session=..., client=... or role_arn=..."
+            )
+        frozen, end = _read(self._credentials)
+        account = getattr(frozen, "account_id", None) or ""
+        return Keys(
+            frozen.access_key,
+            frozen.secret_key,
+            frozen.token,
+            end,
+            getattr(self._credentials, "method", None) or "",
+            account,
+        )
 
 
 def _find(origin: Origin) -> Any:

@@ -303,8 +303,6 @@ class AsyncioEffects:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
         # One thread an origin, so that one that hangs does not take them all.
         turn = self._turns.setdefault(objects[0].origin, asyncio.Lock())
-        if turn.locked() and all(self._signing.could_sign(obj) for obj in objects):
-            return {}  # with the credentials at hand, while another renews them
         async with turn:
             return await asyncio.wrap_future(self._pool.submit(self._signing.prepare, objects))
 
@@ -403,13 +401,13 @@ class Runner:
             return _filled(entries, [])
         return _filled(entries, _each(await self._await(missing, self._lookup(scope), scope)))
 
-    def renew(self, objects: Sequence[S3Object]) -> list[Entry | SigningError]:
-        """Return FRESH URLs of *objects*, signed anew unless another has. May block."""
-        return self._wait(objects, self._resolver.renewal(self._new_patience()), None)
-
-    async def arenew(self, objects: Sequence[S3Object]) -> list[Entry | SigningError]:
-        """Return what `renew` returns, without ever blocking the event loop."""
-        return await self._await(objects, self._resolver.renewal(self._new_patience()), None)
+    async def arenew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
+        """Return URLs in the place of *entries*, FRESH if they can be, without blocking the loop."""
+        bound = [entry for entry in entries if entry.reason in ("credentials", "assumed")]
+        if bound:
+            await asyncio.wrap_future(self._pool.submit(self._signing.freshen, bound))
+        order = self._resolver.renewal(self._new_patience())
+        return await self._await([entry.object for entry in entries], order, None)
 
     def replace(self, obj: S3Object) -> Entry:
         """Return a newer URL of *obj* than this process holds. May block; raises SigningError."""

@@ -28,6 +28,9 @@ class Counts:
     plans_proven: int = 0  # signing plans that agreed with boto3
     plans_refused: int = 0  # shapes of URL that boto3 signs for ever
     evicted: int = 0  # URLs dropped because the local table was full
+    short_lived: int = 0  # URLs signed with credentials too short for min_remaining
+    credentials_failed: int = 0  # times a source of credentials failed
+    clock_steps: int = 0  # times the wall clock was seen to jump
 
     refreshed: int = 0  # URLs renewed with nobody waiting for them
     refresh_failed: int = 0  # renewals that brought nothing better

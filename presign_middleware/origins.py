@@ -24,6 +24,17 @@ METHODS = ("GET", "HEAD", "PUT", "DELETE")
 #: Names a query may have: what boto3 signs, and the operation name that other SDKs add.
 _QUERY_NAMES = frozenset(SIGNED_PARAMETERS.values()) | {"x-id"}
 
+#: What an origin's short form may say.
+_SHORT_OPTIONS = (
+    "region",
+    "endpoint_url",
+    "addressing_style",
+    "profile",
+    "role_arn",
+    "external_id",
+    "sts_endpoint_url",
+)
+
 #: Origins that a message names.
 _MOST_SHOWN = 10
 
@@ -31,6 +42,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}").fullmatch
 _DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
 _DNS_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
 _ACCESS_POINT = re.compile(r"arn:aws[a-z-]*:s3:([a-z0-9-]+):(\d{12}):accesspoint[/:]([a-z0-9-]+)").fullmatch
+_is_role = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII).fullmatch
 _REGION = re.compile(r"[a-z0-9-]{2,}").fullmatch
 _HTTP_BASE = re.compile(r"https?://[^/?#@\\\s]+(/[^?#\\\s]*)?", re.IGNORECASE).fullmatch
 
@@ -71,6 +83,9 @@ class Origin:
     profile: str | None = None
     session: Any = field(default=None, repr=False)  # a boto3.Session
     client: Any = field(default=None, repr=False)  # a boto3 S3 client
+    role_arn: str | None = None  # assumed with the keys of the profile, the session or the default chain
+    external_id: str | None = None  # that the role's trust policy asks for
+    sts_endpoint_url: str | None = None  # None: AWS's, of the origin's region
 
     def __post_init__(self) -> None:
         fault = next(chain(self._faults_of_place(), self._faults_of_use()), None)
@@ -115,6 +130,15 @@ class Origin:
         given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
         if len(given) > 1:
             yield f"{' and '.join(given)} were both given: credentials come from one of them"
+        if self.role_arn is not None and not _is_role(self.role_arn):
+            yield f'role_arn must look like "arn:aws:iam::123456789012:role/media", got {self.role_arn!r}'
+        if self.role_arn is not None and self.client is not None:
+            yield "role_arn and client were both given: a client has credentials already"
+        for name in ("external_id", "sts_endpoint_url"):
+            if getattr(self, name) is not None and self.role_arn is None:
+                yield f"{name} was given without role_arn, which it belongs to"
+        if self.sts_endpoint_url is not None and not _is_base(self.sts_endpoint_url):
+            yield f'sts_endpoint_url must look like "https://host/", got {redact(self.sts_endpoint_url)!r}'
         try:
             wire_parameters(self.params)
         except ConfigurationError as error:
@@ -140,7 +164,8 @@ class Origin:
         Make an origin of its short form, ``[name=]s3://bucket/prefix?region=...``.
 
         Without a name it is called after the bucket. The query takes ``region``,
-        ``endpoint_url``, ``addressing_style`` and ``profile``.
+        ``endpoint_url``, ``addressing_style``, ``profile``, ``role_arn``, ``external_id`` and
+        ``sts_endpoint_url``.
 
         Raises:
             ConfigurationError: *text* has another form.
@@ -152,11 +177,10 @@ class Origin:
             )
         name, bucket, prefix, query = found.groups()
         options: dict[str, Any] = dict(parse_qsl(query or ""))
-        unknown = options.keys() - {"region", "endpoint_url", "addressing_style", "profile"}
+        unknown = options.keys() - set(_SHORT_OPTIONS)
         if unknown:
             raise ConfigurationError(
-                f"origin {redact(text)!r} has the option {min(unknown)!r}; "
-                "wanted region, endpoint_url, addressing_style or profile"
+                f"origin {redact(text)!r} has the option {min(unknown)!r}; wanted {', '.join(_SHORT_OPTIONS)}"
             )
         return cls(name or bucket, bucket=bucket, prefix=prefix or "", **options)
 

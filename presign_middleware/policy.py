@@ -19,6 +19,9 @@ from .errors import ConfigurationError
 
 __all__ = ["FOREVER", "Credential", "Life", "Policy", "Rotation"]
 
+#: Seconds before a session's end at which boto3 has renewed it.
+_RENEWED = 600
+
 #: S3 accepts X-Amz-Expires of 1 s to 7 days; below a minute there is no room for three phases.
 SHORTEST, LONGEST = 60, 604_800
 
@@ -69,17 +72,22 @@ class Rotation:
         present = floor(now)
         return present - (present - phase) % self.period
 
+    def least(self, credential: Credential) -> float:
+        """Return how many seconds a URL that *credential* signs has left at least when it is served."""
+        # A short session must not make every URL SPENT at birth, nor may one last longer than there
+        # can be a newer: boto3 renews sessions 10 to 15 minutes before their end.
+        span = credential.end - credential.obtained
+        return self.min_remaining if credential.end == inf else min(self.min_remaining, span / 4, _RENEWED)
+
     def life(self, date: int, credential: Credential = FOREVER) -> Life:
         """Return the instants of a URL that was signed at *date* with *credential*."""
         end: float = date + self.lifetime
         reason = "lifetime"
         if self.signature_age < self.lifetime:
             end, reason = date + self.signature_age, "policy"
-        least, ageing = self.min_remaining, self.ageing
+        least, ageing = self.least(credential), self.ageing
         if credential.end != inf:
-            # A short session must not make every URL SPENT at birth: the bounds shrink with it.
-            span = credential.end - credential.obtained
-            least, ageing = min(least, span / 4), min(ageing, span / 10)
+            ageing = min(ageing, (credential.end - credential.obtained) / 10)
             if credential.end < end:
                 end, reason = credential.end, credential.reason
         return Life(end, reason, min(date + self.period, end - least - ageing), end - least)

@@ -41,16 +41,16 @@ class Renewals:
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_rest: dict[S3Object, tuple[float, float]] = {}  # until when (monotonic), and for how long
 
-    def due(self, scope: Scope) -> list[S3Object]:
+    def due(self, scope: Scope) -> list[Entry]:
         """Return what *scope* has met and is to be renewed, as long as the scope is open."""
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        found = [entry.object for entry in scope.ageing(wall, monotonic)]
-        return [obj for obj in found if monotonic >= self._at_rest.get(obj, (0, 0))[0]][: self._limit]
+        found = scope.ageing(wall, monotonic)
+        return [e for e in found if monotonic >= self._at_rest.get(e.object, (0, 0))[0]][: self._limit]
 
-    def begin(self, objects: Sequence[S3Object], response_sent: Wait) -> None:
-        """Renew *objects* in a task of the running loop, once *response_sent* returns."""
+    def begin(self, entries: Sequence[Entry], response_sent: Wait) -> None:
+        """Renew *entries* in a task of the running loop, once *response_sent* returns."""
         task = asyncio.get_running_loop().create_task(
-            self._renew_after(objects, response_sent),
+            self._renew_after(entries, response_sent),
             context=Context(),  # it belongs to no request
         )
         self._tasks.add(task)
@@ -67,13 +67,13 @@ class Renewals:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
-    async def _renew_after(self, objects: Sequence[S3Object], response_sent: Wait) -> None:
+    async def _renew_after(self, entries: Sequence[Entry], response_sent: Wait) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 await response_sent()
         except TimeoutError:
             return  # the next request that meets them will see to it
-        self._note(objects, await self._runner.arenew(objects))
+        self._note([entry.object for entry in entries], await self._runner.arenew(entries))
 
     def _note(self, objects: Sequence[S3Object], answers: Sequence[Entry | SigningError]) -> None:
         wall, monotonic = self._clock.time(), self._clock.monotonic()

@@ -43,20 +43,15 @@ class Clock(Protocol):
 class Signs(Protocol):
     """Whoever can sign."""
 
-    def sign(
-        self, obj: S3Object, wall: float, monotonic: float, *, is_prepared: bool = False
-    ) -> Entry | SigningError | None:
+    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
         """
-        Return a new URL, why there is none, or None: `prepare` must come first. No I/O.
+        Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
 
-        *is_prepared*: it has, and credentials that are due for renewal must do.
-        """
+    def freshen(self, entries: Sequence[Entry]) -> None:
+        """Ask for newer credentials than those that bound the life of *entries*. May block."""
 
     def is_ready(self, obj: S3Object) -> bool:
-        """Return whether `sign` could, with credentials that are not due for renewal. No I/O."""
-
-    def could_sign(self, obj: S3Object) -> bool:
-        """Return whether `sign` could, with credentials that work but may be due for renewal."""
+        """Return whether `sign` could now. No I/O."""
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
@@ -253,7 +248,7 @@ class Resolver:
             if entry is not None and flight.order.accepts(entry, self._time(), self._monotonic()):
                 self._land(flight, entry, effects, is_shared=True)
                 continue
-            answer = self._signing.sign(flight.object, self._time(), self._monotonic(), is_prepared=True)
+            answer = self._signing.sign(flight.object, self._time(), self._monotonic())
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version)
             elif answer is not None:

@@ -11,15 +11,17 @@ import calendar
 import hmac
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from threading import Lock, local
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
 
-from .credentials import Snapshot, Source, boto_session
+from .credentials import Snapshot, SourceError, Sources, boto_session
 from .errors import SigningError
+from .events import tell
 from .local import Entry
 from .metrics import Counts
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
@@ -39,6 +41,9 @@ _BOTO_NAMES = {wire: name for name, wire in SIGNED_PARAMETERS.items()}
 _MARKER = "marker/~-_. ü€😀+%25%zz!*'()@:$&,;=?#[]\"<>|{}^`//x"
 _MARKER_VALUE = "ü +%25&=/~\"'();*"
 _MARKER_VALUES = {"partNumber": "7", "response-expires": "Wed, 21 Oct 2026 07:28:00 GMT", "x-id": "GetObject"}
+
+#: Seconds by which the wall clock must run away from the monotonic one to have been set.
+_STEP = 2.0
 
 #: Other processes' credentials whose URLs are put together here, for each recipe and day.
 _MOST_COMPOSERS = 256
@@ -80,6 +85,7 @@ class _PlanRecipe:
         self._counts = counts
         #: The life of every URL, counted from its date, where no credential cuts it short.
         self._life = rotation.life(0) if snapshot.credential.end == inf else None
+        self._is_short = _is_short(rotation, snapshot)
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
@@ -93,6 +99,7 @@ class _PlanRecipe:
         self._counts.signed += 1
         if life is not None:
             return Entry(obj, url, date, self.snapshot.credential, life, date, skew, offset)
+        self._counts.short_lived += self._is_short
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
 
     @property
@@ -165,6 +172,7 @@ class _BotoRecipe:
         self._counts.signed += 1
         self._counts.signed_by_boto3 += 1
         date = _date(url)
+        self._counts.short_lived += _is_short(self._rotation, self.snapshot)
         credential = self.snapshot.credential
         life = self._rotation.life(date, credential)
         return _alive(Entry(obj, url, date, credential, life, 0, self._skew, offset), wall)
@@ -272,19 +280,40 @@ class _Boto:
 class OriginSigning:
     """Signs for one origin."""
 
-    def __init__(self, origin: Origin, counts: Counts, time: Callable[[], float]) -> None:
+    def __init__(self, origin: Origin, counts: Counts, sources: Sources) -> None:
         self.origin = origin
         self.policy = origin.policy or Policy()
         self._counts = counts
-        self._source = Source(origin, self.policy.assumed_session, time)
+        self._source = sources.of(origin, self.policy.assumed_session)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
         self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
+        self._told_of: Credential | None = None  # that it is short
 
-    def recipe(self, obj: S3Object, wall: float, *, is_prepared: bool = False) -> _Recipe | None:
+    def recipe(self, obj: S3Object, wall: float, monotonic: float) -> _Recipe | None:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        snapshot = self._source.held if is_prepared else self._source.present(wall)
+        return self._recipe(obj, self._source.present(wall, monotonic))
+
+    def last_recipe(self, obj: S3Object) -> _Recipe | None:
+        """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
+        return self._recipe(obj, self._source.held)
+
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL whose signature covers *headers*. May block; raises SigningError."""
+        url = self._boto_of(self.renew()).url(obj, headers)
+        self._counts.signed += 1
+        self._counts.signed_by_boto3 += 1
+        return url
+
+    def renew(self, than: Credential | None = None) -> Snapshot:
+        """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
+        try:
+            return self._source.renew(than)
+        except SourceError as error:
+            raise SigningError(f"origin {self.origin.name!r}: {error}") from error.__cause__
+
+    def _recipe(self, obj: S3Object, snapshot: Snapshot | None) -> _Recipe | None:
         if snapshot is None:
             return None
         _, _, form, _, method, params, lifetime = obj
@@ -292,17 +321,6 @@ class OriginSigning:
         if recipe is not None and recipe.snapshot is snapshot:
             return recipe
         return self._new_recipe(obj, snapshot)
-
-    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        """Return a URL whose signature covers *headers*. May block; raises SigningError."""
-        url = self._boto_of(self._source.renew()).url(obj, headers)
-        self._counts.signed += 1
-        self._counts.signed_by_boto3 += 1
-        return url
-
-    def renew(self) -> Snapshot:
-        """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
-        return self._source.renew()
 
     def learn(self, obj: S3Object, snapshot: Snapshot) -> None:
         """Learn the plan that *obj* needs when *snapshot* signs. May block; raises SigningError."""
@@ -324,6 +342,8 @@ class OriginSigning:
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         rotation, skew, counts = self.policy.rotation(obj.lifetime), self.policy.skew, self._counts
+        if _is_short(rotation, snapshot):
+            self._tell_of_short(rotation, snapshot.credential)
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
@@ -333,6 +353,22 @@ class OriginSigning:
             recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, counts)
         self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
         return recipe
+
+    def _tell_of_short(self, rotation: Rotation, credential: Credential) -> None:
+        if self._told_of == credential:
+            return
+        self._told_of = credential
+        tell(
+            logger,
+            logging.WARNING,
+            "credentials_short",
+            "the credentials of %s are too short for URLs with %g s left: some will have %g s",
+            self._source.label,
+            rotation.min_remaining,
+            rotation.least(credential),
+            source=self._source.label,
+            seconds=rotation.least(credential),
+        )
 
     def _boto_of(self, snapshot: Snapshot) -> _Boto:
         boto = self._boto
@@ -373,35 +409,53 @@ class Signing:
     """Signs for every origin of a presigner."""
 
     def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock) -> None:
-        self._origins = {origin.name: OriginSigning(origin, counts, clock.time) for origin in origins}
-        self._time = clock.time
+        sources = Sources(clock, counts)
+        self._origins = {origin.name: OriginSigning(origin, counts, sources) for origin in origins}
+        self._counts = counts
+        self._clock = clock
+        self._offset = clock.monotonic() - clock.time()
 
-    def sign(
-        self, obj: S3Object, wall: float, monotonic: float, *, is_prepared: bool = False
-    ) -> Entry | SigningError | None:
+    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
-        recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=is_prepared)
-        return None if recipe is None else recipe.entry(obj, wall, monotonic - wall)
+        offset = monotonic - wall
+        if not -_STEP < offset - self._offset < _STEP:
+            self._tell_of_step(self._offset - offset)
+        self._offset = offset
+        recipe = self._origins[obj.origin].recipe(obj, wall, monotonic)
+        return None if recipe is None else recipe.entry(obj, wall, offset)
 
     def is_ready(self, obj: S3Object) -> bool:
-        """Return whether `sign` could, with credentials that are not due for renewal."""
-        return self._origins[obj.origin].recipe(obj, self._time()) is not None
-
-    def could_sign(self, obj: S3Object) -> bool:
-        """Return whether `sign` could, with credentials that work but may be due for renewal."""
-        wall = self._time()
-        recipe = self._origins[obj.origin].recipe(obj, wall, is_prepared=True)
-        return recipe is not None and wall < recipe.snapshot.credential.end
+        """Return whether `sign` could now."""
+        recipe = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
+        return recipe is not None
 
     def shelf(self, obj: S3Object) -> tuple[str, str] | None:
         """Return whose URL *obj* has, and its base; None: unknown, or other processes cannot use it."""
-        recipe = self._origins[obj.origin].recipe(obj, 0, is_prepared=True)
+        recipe = self._origins[obj.origin].last_recipe(obj)
         return None if recipe is None else recipe.shelf
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
-        recipe = self._origins[obj.origin].recipe(obj, 0, is_prepared=True)
+        recipe = self._origins[obj.origin].last_recipe(obj)
         return None if recipe is None else recipe.adopted(obj, signature, wall, monotonic - wall)
+
+    def freshen(self, entries: Sequence[Entry]) -> None:
+        """Ask for newer credentials than those that bound the life of *entries*. May block."""
+        for origin, credential in {(entry.object.origin, entry.credential) for entry in entries}:
+            with suppress(SigningError):  # told already; those at hand must do
+                self._origins[origin].renew(than=credential)
+
+    def _tell_of_step(self, seconds: float) -> None:
+        self._counts.clock_steps += 1
+        tell(
+            logger,
+            logging.WARNING,
+            "clock_stepped",
+            "this host's clock was set %s by %g s; URLs held here end by the time that has really passed",
+            "forward" if seconds > 0 else "back",
+            round(abs(seconds), 3),
+            seconds=round(seconds, 3),
+        )
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
@@ -430,6 +484,11 @@ def _renewed(signing: OriginSigning) -> Snapshot | SigningError:
         return signing.renew()
     except SigningError as error:
         return error
+
+
+def _is_short(rotation: Rotation, snapshot: Snapshot) -> bool:
+    """Return whether the credentials are too short for URLs that have *min_remaining* left."""
+    return rotation.least(snapshot.credential) < rotation.min_remaining
 
 
 def _alive(entry: Entry, wall: float) -> Entry | SigningError:
