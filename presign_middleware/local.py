@@ -68,8 +68,9 @@ class Entry:
         self.credential = credential
         self.end = end + since
         host = since - skew
-        self.born = date - max(skew, 0) - _AHEAD
-        self.fresh_until = fresh_until = fresh_until + host
+        # Floats, as clocks tell: comparing one with an int takes as long as reading a clock.
+        self.born = float(date - max(skew, 0) - _AHEAD)
+        self.fresh_until = fresh_until = float(fresh_until + host)
         self.ageing_until = ageing_until = ageing_until + host
         self.fresh_until_monotonic = fresh_until + offset
         self.ageing_until_monotonic = ageing_until + offset
