@@ -164,14 +164,16 @@ class Presigner:
             SigningError: No credentials, or the signer refused.
         """
         # The shortest way, and the most walked: a text seen before, FRESH by both clocks.
-        entry = self._by_alias(target)
+        # Called by local names: as methods of self they would be sought on the class first.
+        find, time, monotonic = self._by_alias, self._time, self._monotonic
+        entry = find(target)
         if (
             entry is not None
             and method == "GET"
             and params is None
             and lifetime is None
-            and entry.born <= self._time() < entry.fresh_until
-            and self._monotonic() < entry.fresh_until_monotonic
+            and entry.born <= time() < entry.fresh_until
+            and monotonic() < entry.fresh_until_monotonic
         ):
             scope = current()
             if scope is None or scope.presigner is not self:
