@@ -17,7 +17,7 @@ from .objects import SIGNED_PARAMETERS, Parameters, wire_parameters
 from .policy import Policy
 from .redaction import redact
 
-__all__ = ["METHODS", "Coverage", "Origin", "Place"]
+__all__ = ["METHODS", "Coverage", "Origin", "Place", "Spot"]
 
 METHODS = ("GET", "HEAD", "PUT", "DELETE")
 
@@ -185,6 +185,10 @@ class Origin:
         return cls(name or bucket, bucket=bucket, prefix=prefix or "", **options)
 
 
+#: A `Place` as a plain tuple, for whoever takes it apart at once: made in a fifth of the time.
+Spot = tuple[Origin, str, str, Parameters]
+
+
 class Place(NamedTuple):
     """Where a target points: one key of one origin, and how the caller wrote it."""
 
@@ -192,10 +196,6 @@ class Place(NamedTuple):
     form: str  #: base URL the caller asked for; "" for an s3:// target
     key: str  #: decoded
     params: Parameters
-
-
-#: Makes a place of its fields in half the time that calling the class takes.
-_place = tuple.__new__
 
 
 class _Holdings:
@@ -241,7 +241,7 @@ class Coverage:
                 host, depth = base[: base.index("/", 8)], base.count("/") - 3
                 self._depths[host] = tuple(sorted({*self._depths.get(host, ()), depth}, reverse=True))
 
-    def locate(self, target: str, *, encoded: bool = False) -> Place:
+    def locate(self, target: str, *, encoded: bool = False) -> Spot:
         """
         Return where *target* points.
 
@@ -259,7 +259,7 @@ class Coverage:
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
         return place
 
-    def _locate_bucket(self, target: str, encoded: bool) -> Place:
+    def _locate_bucket(self, target: str, encoded: bool) -> Spot:
         bucket, _, key = target[5:].partition("/")
         holdings = self._buckets.get(bucket)
         if holdings is None and bucket[:4] == "arn:":  # an ARN may have a slash of its own
@@ -274,9 +274,9 @@ class Coverage:
         origin = None if holdings is None else holdings.find(key)
         if origin is None:
             raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
-        return _place(Place, (origin, "", key, params))
+        return origin, "", key, params
 
-    def _locate_url(self, target: str) -> Place:
+    def _locate_url(self, target: str) -> Spot:
         found = _URL(target)
         if not found:
             raise NotCovered(
@@ -299,7 +299,7 @@ class Coverage:
             key = "/".join(segments[depth + 1 :])
             origin = holdings.find(key) if holdings and key else None
             if origin:
-                return Place(origin, _quoted_base(base), key, _parameters(target, query))
+                return origin, _quoted_base(base), key, _parameters(target, query)
         raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
 
 

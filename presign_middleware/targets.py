@@ -10,13 +10,17 @@ from typing import Any, NoReturn
 
 from .errors import ConfigurationError, NotCovered
 from .objects import Parameters, S3Object, wire_parameters
-from .origins import METHODS, Coverage, Origin, Place
+from .origins import METHODS, Coverage, Origin, Place, Spot
 from .policy import Policy
 
 __all__ = ["Targets"]
 
 #: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
 _OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
+
+
+#: Makes an object of its fields in half the time that calling the class takes: every miss needs one.
+_object = tuple.__new__
 
 
 class Targets:
@@ -46,7 +50,7 @@ class Targets:
 
     def located(self, url: str) -> Place:
         """Return where *url*, as an HTTP client has encoded it, points. Raises NotCovered."""
-        return self._coverage.locate(url, encoded=True)
+        return Place(*self._coverage.locate(url, encoded=True))
 
     def caught(self, place: Place, method: str) -> S3Object:
         """Return the object that a caught fetch of *place* is for. Raises NotCovered."""
@@ -62,7 +66,7 @@ class Targets:
         """Return the policy under which *obj* is signed."""
         return self._standing[obj.origin][1]
 
-    def at(self, place: Place, method: str, params: Parameters = (), lifetime: int | None = None) -> S3Object:
+    def at(self, place: Spot, method: str, params: Parameters = (), lifetime: int | None = None) -> S3Object:
         """Return the object at *place*; *params* outrank the target's own, and those the origin's."""
         origin, form, key, asked = place
         name = origin.name
@@ -77,8 +81,7 @@ class Targets:
             asked = tuple({**dict(standing), **dict(asked), **dict(params)}.items())
         else:
             asked = asked or params
-        # In half the time that calling the class takes: every miss comes by here.
-        return tuple.__new__(S3Object, (name, origin.bucket, form, key, method, asked, lifetime))
+        return _object(S3Object, (name, origin.bucket, form, key, method, asked, lifetime))
 
 
 def _refuse_method(origin: Origin, method: str) -> NoReturn:
