@@ -4,7 +4,7 @@ What this process holds: signed URLs, and the resolutions under way.
 Both belong to one process. Neither reads a clock nor signs anything.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from math import inf
@@ -110,7 +110,8 @@ class Table:
     def __init__(self, size: int, counts: Counts) -> None:
         self._size = size
         self._counts = counts
-        self._entries: OrderedDict[S3Object, Entry] = OrderedDict()
+        self._entries: dict[S3Object, Entry] = {}
+        self._queue: deque[S3Object] = deque()  # of the same objects: the first leaves next
         self._aliases: dict[str, Entry] = {}
         self.get = self._entries.get
         self.by_alias = self._aliases.get
@@ -124,8 +125,10 @@ class Table:
         old = entries.get(obj)
         if old is not None:
             self._forget_alias(old)
-        elif len(entries) >= self._size:
-            self._evict()
+        else:
+            if len(entries) >= self._size:
+                self._evict()
+            self._queue.append(obj)
         entries[obj] = entry
         if alias is not None:
             self._aliases[alias] = entry
@@ -139,14 +142,15 @@ class Table:
 
     def _evict(self) -> None:
         for _ in range(_MOST_CHANCES):
-            obj, entry = self._entries.popitem(last=False)
+            obj = self._queue.popleft()
+            entry = self._entries[obj]
             if not entry.used:
                 break
             entry.used = False
-            self._entries[obj] = entry
+            self._queue.append(obj)
         else:
-            _, entry = self._entries.popitem(last=False)
-        self._forget_alias(entry)
+            obj = self._queue.popleft()
+        self._forget_alias(self._entries.pop(obj))
         self._counts.evicted += 1
 
     def _forget_alias(self, entry: Entry) -> None:
@@ -195,7 +199,10 @@ class Flights:
     def __init__(self) -> None:
         self._lock = Lock()
         self._aloft: dict[S3Object, Flight] = {}
-        self.has = self._aloft.__contains__
+
+    def has(self, obj: S3Object) -> bool:
+        """Return whether *obj* is being resolved."""
+        return bool(self._aloft) and obj in self._aloft  # mostly nothing is, and then nothing is hashed
 
     def board(self, objects: Iterable[S3Object], order: Order) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""
