@@ -20,7 +20,30 @@ __all__ = ["Entry", "Flight", "Flights", "Order", "Patience", "Table"]
 
 
 #: Seconds by which a date may lie ahead of the wall clock.
-_AHEAD = 5
+_AHEAD = 5.0
+
+
+class Service(NamedTuple):
+    """When a URL is served: seconds from its date, by this host's clock. Floats, as clocks tell."""
+
+    born: float  #: a little before the date, for hosts that were corrected by a second or two
+    fresh_until: float
+    ageing_until: float
+    end: float  #: S3 refuses it after this, by S3's clock
+    reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
+
+    @classmethod
+    def of(cls, life: Life, date: int, skew: float) -> "Service":
+        """Return the service of a URL of *date* whose *life* is told by S3's clock, *skew* seconds ahead."""
+        host = date + skew
+        # An int beside a clock's float takes as long to compare as the clock takes to read.
+        return cls(
+            -_AHEAD - max(skew, 0.0),
+            float(life.fresh_until - host),
+            float(life.ageing_until - host),
+            life.end - date,
+            life.reason,
+        )
 
 
 class Entry:
@@ -30,22 +53,18 @@ class Entry:
     Served while the wall clock is in ``[born, fresh_until)`` (FRESH) or
     ``[born, ageing_until)`` (AGEING), and the monotonic clock before the matching
     bound: whichever ends first, so that a step of the wall clock cannot lengthen
-    a URL's life. ``born`` lies a little before the date, for hosts that were
-    corrected by a second or two.
+    a URL's life.
     """
 
     __slots__ = (
-        "ageing_until",
-        "ageing_until_monotonic",
+        "_service",
         "alias",
         "born",
         "credential",
         "date",
-        "end",
         "fresh_until",
         "fresh_until_monotonic",
         "object",
-        "reason",
         "url",
         "used",
     )
@@ -56,26 +75,40 @@ class Entry:
         url: str,
         date: int,
         credential: Credential,  # that signed it
-        life: Life,
-        since: int,  # the instant that *life* is counted from
-        skew: float,  # seconds by which S3's clock, in which *life* is told, is ahead of this host's
+        service: Service,
         offset: float,  # monotonic time less wall time, at present
     ) -> None:
-        end, self.reason, fresh_until, ageing_until = life
+        born, fresh_until, _, _, _ = service
         self.object = obj
         self.url = url
         self.date = date
         self.credential = credential
-        self.end = end + since
-        host = since - skew
-        # Floats, as clocks tell: comparing one with an int takes as long as reading a clock.
-        self.born = float(date - max(skew, 0) - _AHEAD)
-        self.fresh_until = fresh_until = float(fresh_until + host)
-        self.ageing_until = ageing_until = ageing_until + host
+        self._service = service
+        self.born = date + born
+        self.fresh_until = fresh_until = date + fresh_until
         self.fresh_until_monotonic = fresh_until + offset
-        self.ageing_until_monotonic = ageing_until + offset
         self.alias: str | None = None
         self.used = False
+
+    @property
+    def ageing_until(self) -> float:
+        """The wall clock's instant from which this URL is SPENT."""
+        return self.date + self._service.ageing_until
+
+    @property
+    def ageing(self) -> float:
+        """For how many seconds this URL is AGEING."""
+        return self._service.ageing_until - self._service.fresh_until
+
+    @property
+    def end(self) -> float:
+        """The instant of S3's clock after which it refuses this URL."""
+        return self.date + self._service.end
+
+    @property
+    def reason(self) -> str:
+        """What ends this URL: "lifetime", "credentials", "assumed" or "policy"."""
+        return self._service.reason
 
     @property
     def is_contested(self) -> bool:
@@ -88,7 +121,9 @@ class Entry:
 
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
-        return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
+        return not (
+            self.born <= wall < self.ageing_until and monotonic < self.fresh_until_monotonic + self.ageing
+        )
 
 
 #: Entries that are passed over for one that leaves: where all are in use, nobody waits for a full turn.

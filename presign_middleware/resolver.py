@@ -342,7 +342,7 @@ def _servable(scope: Scope | None, entry: Entry, wall: float, monotonic: float) 
         return True
     if entry.is_spent(wall, monotonic):
         return False
-    return scope is None or monotonic - scope.opened < (entry.ageing_until - entry.fresh_until) / 2
+    return scope is None or monotonic - scope.opened < entry.ageing / 2
 
 
 def _unready(obj: S3Object) -> SigningError:

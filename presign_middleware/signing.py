@@ -22,7 +22,7 @@ from zlib import crc32
 from .credentials import Snapshot, SourceError, Sources, boto_session
 from .errors import SigningError
 from .events import tell
-from .local import Entry
+from .local import Entry, Service
 from .metrics import Counts
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
@@ -83,8 +83,8 @@ class _PlanRecipe:
         self._values = dict(obj.params)
         self._skew = skew
         self._counts = counts
-        #: The life of every URL, counted from its date, where no credential cuts it short.
-        self._life = rotation.life(0) if snapshot.credential.end == inf else None
+        #: Of every URL that no credential cuts short.
+        self._service = Service.of(rotation.life(0), 0, skew) if snapshot.credential.end == inf else None
         self._is_short = _is_short(rotation, snapshot)
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
@@ -92,13 +92,13 @@ class _PlanRecipe:
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window."""
         path = quote_key(obj.key)
-        skew, life = self._skew, self._life
-        date = self._rotation.date(crc32(path.encode()), wall + skew)
+        service = self._service
+        date = self._rotation.date(crc32(path.encode()), wall + self._skew)
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         self._counts.signed += 1
-        if life is not None:
-            return Entry(obj, url, date, self.snapshot.credential, life, date, skew, offset)
+        if service is not None:
+            return Entry(obj, url, date, self.snapshot.credential, service, offset)
         self._counts.short_lived += self._is_short
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
 
@@ -129,8 +129,8 @@ class _PlanRecipe:
         return signer.sign(path, date)
 
     def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
-        life = self._rotation.life(date, credential)
-        return Entry(obj, url, date, credential, life, 0, self._skew, offset)
+        service = Service.of(self._rotation.life(date, credential), date, self._skew)
+        return Entry(obj, url, date, credential, service, offset)
 
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
@@ -174,8 +174,8 @@ class _BotoRecipe:
         date = _date(url)
         self._counts.short_lived += _is_short(self._rotation, self.snapshot)
         credential = self.snapshot.credential
-        life = self._rotation.life(date, credential)
-        return _alive(Entry(obj, url, date, credential, life, 0, self._skew, offset), wall)
+        service = Service.of(self._rotation.life(date, credential), date, self._skew)
+        return _alive(Entry(obj, url, date, credential, service, offset), wall)
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
         """Return None: see `shelf`."""
