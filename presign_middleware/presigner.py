@@ -343,7 +343,8 @@ class Presigner:
         """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
         if method == "GET" and params is None and lifetime is None:
-            return [self._named(target) for target in wanted], wanted
+            find, named = self._by_alias, self._targets.named
+            return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
         objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
         return objects, [None] * len(wanted)
 
