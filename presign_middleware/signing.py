@@ -83,8 +83,9 @@ class _PlanRecipe:
         self._values = dict(obj.params)
         self._skew = skew
         self._counts = counts
-        #: Of every URL that no credential cuts short.
-        self._service = Service.of(rotation.life(0), 0, skew) if snapshot.credential.end == inf else None
+        #: Of every URL that the credential does not cut short: of those dated until then.
+        self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew)
+        self._whole_until = snapshot.credential.end - rotation.lifetime
         self._is_short = _is_short(rotation, snapshot)
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
@@ -92,14 +93,13 @@ class _PlanRecipe:
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window."""
         path = quote_key(obj.key)
-        service = self._service
         date = self._rotation.date(crc32(path.encode()), wall + self._skew)
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         self._counts.signed += 1
-        if service is not None:
-            return Entry(obj, url, date, self.snapshot.credential, service, offset)
         self._counts.short_lived += self._is_short
+        if date <= self._whole_until:
+            return Entry(obj, url, date, self.snapshot.credential, self._service, offset)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
 
     @property
