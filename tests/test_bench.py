@@ -55,10 +55,29 @@ CASES = {
     },
 }
 
+SHARED_CASES = {
+    "Shared: one URL a call": {
+        "url()",
+        "url(), others' sessions",
+        "pymemcache",
+        "pymemcache, sessions",
+    },
+    "Shared: a page of 100 from asyncio": {
+        "await aurls()",
+        "gather of aurl()",
+        "emcache, gather of get",
+        "emcache, autobatching",
+        "emcache, get_many",
+        "pymemcache, get_many",
+    },
+}
 
-def run(arguments: Sequence[str], *, without: Sequence[str] = ()) -> str:
-    """Return what the benchmark prints, in a process where the modules *without* are not installed."""
+
+def run(arguments: Sequence[str], *, without: Sequence[str] = (), memcached: bool = True) -> str:
+    """Return what the benchmark prints where the modules *without*, or memcached, are not installed."""
     hide = "".join(f"sys.modules[{name!r}] = None; " for name in without)
+    if not memcached:
+        hide += "from presign_middleware.testing import Memcached; Memcached.is_available = lambda: False; "
     code = (
         f"import runpy, sys; {hide}runpy.run_module('tests.benchmarks', run_name='__main__', alter_sys=True)"
     )
@@ -84,26 +103,39 @@ def rows_by_case(told: Any) -> dict[str, set[str]]:
 
 def test_a_quick_run_tells_every_row_and_goal_in_80_columns(tmp_path: Path) -> None:
     pytest.importorskip("cachetools")
+    pytest.importorskip("emcache")
     pytest.importorskip("obstore")
     path = tmp_path / "bench.json"
     printed = run(["--quick", "--json", str(path)])
     told = json.loads(path.read_text())
-    assert rows_by_case(told) == CASES
+    assert rows_by_case(told) == CASES | SHARED_CASES
     for row in told["rows"]:
         assert not row["missing"]
         assert 0 < row["min_us"] <= row["median_us"] <= row["max_us"]
-        assert set(row["times_as_long_as"]) == CASES[row["case"]]
+        assert set(row["times_as_long_as"]) == (CASES | SHARED_CASES)[row["case"]]
         assert row["times_as_long_as"][row["name"]] == 1
     assert [goal["goal"] in printed for goal in told["goals"]] == [True] * 3
+    assert [case in printed for case in SHARED_CASES] == [True] * 2
     assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_a_peer_that_is_not_installed_is_told_as_missing(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    printed = run(["--rounds", "1", "--json", str(path)], without=["cachetools", "obstore"])
+    printed = run(["--rounds", "1", "--json", str(path)], without=["cachetools", "emcache", "obstore"])
     told = json.loads(path.read_text())
     missing = {row["name"] for row in told["rows"] if row["missing"]}
-    assert missing == {"boto3 in a TTLCache", "obstore", "obstore, one list"}
-    assert rows_by_case(told) == CASES
+    emcache = {"emcache, gather of get", "emcache, autobatching", "emcache, get_many"}
+    assert missing == {"boto3 in a TTLCache", "obstore", "obstore, one list", *emcache}
+    assert rows_by_case(told) == CASES | SHARED_CASES
     assert "missing" in printed
     assert len(told["goals"]) == 3
+
+
+def test_without_memcached_what_is_shared_is_left_out_and_a_line_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    printed = run(["--rounds", "1", "--json", str(path)], memcached=False)
+    told = json.loads(path.read_text())
+    assert set(rows_by_case(told)) == set(CASES)
+    assert [line for line in printed.splitlines() if "memcached is not installed" in line] == [
+        "memcached is not installed: the shared cases are left out."
+    ]

@@ -11,12 +11,15 @@ import asyncio
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from .cases import cases
+from presign_middleware.testing import Memcached
+
+from .cases import cases, shared_cases
 from .report import as_json, show
 from .rounds import Case, Timings, play
 
@@ -32,11 +35,16 @@ def main() -> None:
     options = parser.parse_args()
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
     _hide_aws_settings()
-    with asyncio.Runner() as runner:
-        timings = _timed(cases(runner), rounds)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 80
+    with asyncio.Runner() as runner, ExitStack() as ending:
+        meeting = cases(runner)
+        if Memcached.is_available():
+            meeting += shared_cases(runner, ending.enter_context(Memcached()), ending)
+        else:
+            console.print("memcached is not installed: the shared cases are left out.")
+        timings = _timed(meeting, rounds)
     show(console, timings, rounds)
     if options.json:
         options.json.write_text(json.dumps(as_json(timings, rounds), indent=2) + "\n")

@@ -1,20 +1,25 @@
 """Who meets whom, and what this library wants to reach."""
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .ours import Ours
-from .peers import Boto3, Cachetools, Dict, Hashes, Obstore
-from .rounds import Case
-from .workload import KEYS, TARGETS
+from presign_middleware.testing import Memcached
 
-__all__ = ["GOALS", "Goal", "cases"]
+from .ours import Fleet, Ours
+from .peers import Boto3, Cachetools, Dict, Emcache, Hashes, Obstore, Pymemcache
+from .rounds import Case
+from .workload import KEYS, PAGE, TARGETS
+
+__all__ = ["GOALS", "Goal", "cases", "shared_cases"]
 
 _HELD = "Held: one URL a call"
 _HELD_PAGE = "Held: a page of 200"
 _COLD = "Cold: one URL a call"
 _COLD_PAGE = "Cold: a page of 200"
+_SHARED = "Shared: one URL a call"
+_SHARED_PAGE = "Shared: a page of 100 from asyncio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,37 @@ def cases(runner: asyncio.Runner) -> tuple[Case, ...]:
                 boto3.signs(),
                 cachetools.signs(),
             ),
+        ),
+    )
+
+
+def shared_cases(runner: asyncio.Runner, server: Memcached, ending: ExitStack) -> tuple[Case, ...]:
+    """
+    Return the cases in which *server* has every URL and the process none, everybody ready.
+
+    What they leave open is closed with *ending*. Raises AssertionError as `cases` does.
+    """
+    fleet = Fleet(runner, server.url, ending)
+    _same_url(Boto3().url(KEYS[0]), fleet.url(TARGETS[0]))
+    pymemcache = Pymemcache(server.host, server.port, ending)
+    page = fleet.keys[: len(PAGE)]
+    emcache = Emcache(runner, server.host, server.port, page, ending)
+    return (
+        Case(
+            _SHARED,
+            1,
+            (pymemcache.NAME, pymemcache.NAME_OF_SESSIONS),
+            (
+                *fleet.finds_each(),
+                pymemcache.gets(pymemcache.NAME, fleet.keys),
+                pymemcache.gets(pymemcache.NAME_OF_SESSIONS, fleet.temporary_keys),
+            ),
+        ),
+        Case(
+            _SHARED_PAGE,
+            len(PAGE),
+            (emcache.NAME, emcache.NAME_OF_MANY),
+            (*fleet.finds_pages(), *emcache.gets(), emcache.gets_many(), pymemcache.gets_many(page)),
         ),
     )
 

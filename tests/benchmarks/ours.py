@@ -3,20 +3,36 @@ What `Presigner` does: the same runs, once with every URL held and once with non
 
 Held URLs are asked for by the very same strings each time, which is the hardest
 comparison: a dict finds those fastest. What is cold has a presigner of its own each
-round, whose plan is learned before the clock starts.
+round, whose plan is learned before the clock starts. What is shared was put into
+memcached by a presigner that is closed by then; before each pass the one that is timed
+forgets what it has taken from there.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
 from presign_middleware import Origin, Policy, Presigner
 
 from .rounds import Contender, each, whole
-from .workload import BUCKET, LIFETIME, PASSES, REGION, TARGETS, session
+from .workload import (
+    BUCKET,
+    LIFETIME,
+    PAGE,
+    PASSES,
+    REGION,
+    SHARED_PASSES,
+    TARGETS,
+    session,
+    temporary_session,
+)
 
-__all__ = ["Ours"]
+__all__ = ["Fleet", "Ours"]
+
+#: Seconds. A machine that is busy elsewhere must not make a signature of what is shared.
+_PATIENCE = 5.0
 
 #: Ask a presigner for every target, so many times over; return the seconds for one URL.
 Run = Callable[[Presigner, int], float]
@@ -89,6 +105,95 @@ class Ours:
         return Presigner(origin, policy=Policy(lifetime=LIFETIME))
 
 
+class Fleet:
+    """The contenders that find everything in memcached at *url*, put there by others with the like keys."""
+
+    def __init__(self, runner: asyncio.Runner, url: str, ending: ExitStack) -> None:
+        self._runner = runner
+        self._url = url
+        self._ending = ending
+        self._static = self._member(session(), session())
+        self._temporary = self._member(temporary_session(1), temporary_session(2))
+        self.keys = _cache_keys(self._static)  #: of memcached, for all targets
+        self.temporary_keys = _cache_keys(self._temporary)  #: the same, where sessions have signed
+
+    def url(self, target: str) -> str:
+        """Return a URL of *target*."""
+        return self._static.url(target)
+
+    def finds_each(self) -> tuple[Contender, ...]:
+        """
+        Find every URL with a call of its own.
+
+        A signature by keys that this process has is checked; one by another's session cannot be.
+        """
+
+        def run(presigner: Presigner, passes: int) -> float:
+            return each(presigner.url, TARGETS, passes)
+
+        return (
+            _shared("url()", self._static, run, len(TARGETS)),
+            _shared("url(), others' sessions", self._temporary, run, len(TARGETS)),
+        )
+
+    def finds_pages(self) -> tuple[Contender, ...]:
+        """Find 100 URLs at once, on an event loop."""
+        runs = {"await aurls()": _await_page, "gather of aurl()": _gather_page}
+        return tuple(
+            _shared(name, self._static, _awaited(self._runner, run), len(PAGE)) for name, run in runs.items()
+        )
+
+    def _member(self, theirs: Any, own: Any) -> Presigner:
+        """Return a presigner with *own* keys, ready, when one with *theirs* has shared all URLs."""
+        other = self._presigner(theirs)
+        other.warm(TARGETS)
+        other.close()  # which ends when all is written
+        presigner = self._presigner(own)
+        self._runner.run(presigner.make_ready())
+        self._ending.callback(presigner.close)
+        if presigner.urls(TARGETS) != other.urls(TARGETS) or presigner.stats()["from_signer"]:
+            raise AssertionError("a process does not serve what another has shared")
+        return presigner
+
+    def _presigner(self, credentials: Any) -> Presigner:
+        origin = Origin("media", bucket=BUCKET, region=REGION, session=credentials)
+        policy = Policy(lifetime=LIFETIME, shared_patience=_PATIENCE)
+        return Presigner(origin, shared=self._url, policy=policy)
+
+
+def _shared(name: str, presigner: Presigner, run: Run, urls: int) -> Contender:
+    """Return the contender whose *run* makes *urls* of what memcached has."""
+
+    def timed() -> float:
+        return sum([_fetched(presigner, run, urls) for _ in range(SHARED_PASSES)]) / SHARED_PASSES
+
+    return Contender(name, lambda: timed, is_ours=True)
+
+
+def _fetched(presigner: Presigner, run: Run, urls: int) -> float:
+    """Return what *run* took with nothing held here, if memcached gave all of its *urls*."""
+    presigner._table._entries.clear()
+    presigner._table._aliases.clear()
+    before = presigner.stats()
+    took = run(presigner, 1)
+    after = presigner.stats()
+    found = after["from_shared"] - before["from_shared"]
+    if found != urls or after["signed"] != before["signed"]:
+        raise AssertionError(f"{found} URLs came from memcached where {urls} were expected")
+    return took
+
+
+def _cache_keys(presigner: Presigner) -> list[str]:
+    """Return under what memcached has the URLs of *presigner*."""
+    keys = []
+    for target in TARGETS:
+        obj = presigner._targets.named(target)
+        shelf = presigner._signing.shelf(obj)
+        assert shelf is not None  # it has served what is shared
+        keys.append(obj.cache_key("", *shelf))
+    return keys
+
+
 def _checked(presigner: Presigner, run: Run, passes: int, *, signed: range) -> float:
     """Return what *run* took, if it made as many signatures as it was to make, and by plan."""
     before = presigner.stats()
@@ -148,3 +253,17 @@ async def _await_pages_in_scopes(presigner: Presigner, passes: int) -> float:
         async with presigner.scope():
             await presigner.aurls(TARGETS)
     return (perf_counter() - start) / (passes * len(TARGETS))
+
+
+async def _await_page(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        await presigner.aurls(PAGE)
+    return (perf_counter() - start) / (passes * len(PAGE))
+
+
+async def _gather_page(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        await asyncio.gather(*[presigner.aurl(target) for target in PAGE])
+    return (perf_counter() - start) / (passes * len(PAGE))

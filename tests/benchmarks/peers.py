@@ -2,13 +2,16 @@
 What one would use instead, as its own documentation says, and two floors.
 
 A floor is what nobody can go below: a look-up in a dict with its end compared, and
-the two hashes that every signature takes.
+the two hashes that every signature takes. A client of memcached gets the bytes that
+are shared, of which nothing is made.
 """
 
+import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from threading import Lock
@@ -17,11 +20,23 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from botocore.config import Config
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from .rounds import Contender, each, whole
-from .workload import ACCESS_KEY, BUCKET, KEYS, LIFETIME, PASSES, REGION, SECRET_KEY, TARGETS, session
+from .workload import (
+    ACCESS_KEY,
+    BUCKET,
+    KEYS,
+    LIFETIME,
+    PASSES,
+    REGION,
+    SECRET_KEY,
+    SHARED_PASSES,
+    TARGETS,
+    session,
+)
 
-__all__ = ["Boto3", "Cachetools", "Dict", "Hashes", "Obstore"]
+__all__ = ["Boto3", "Cachetools", "Dict", "Emcache", "Hashes", "Obstore", "Pymemcache"]
 
 
 class Boto3:
@@ -156,6 +171,97 @@ class Dict:
         if found is not None and time.time() < found[1]:
             return found[0]
         return None
+
+
+class Pymemcache:
+    """pymemcache's plain client, which this library uses too. It blocks."""
+
+    NAME = "pymemcache"
+    NAME_OF_SESSIONS = "pymemcache, sessions"
+    NAME_OF_MANY = "pymemcache, get_many"
+
+    def __init__(self, host: str, port: int, ending: ExitStack) -> None:
+        self._client = Client((host, port), no_delay=True)
+        ending.callback(self._client.close)
+
+    def gets(self, name: str, keys: Sequence[str]) -> Contender:
+        """Get the value of each of *keys* with a call of its own."""
+        self._check(keys)
+        return Contender(name, lambda: lambda: each(self._client.get, keys, SHARED_PASSES))
+
+    def gets_many(self, keys: Sequence[str]) -> Contender:
+        """Get the values of *keys* with one call, which an event loop would have to wait for."""
+        self._check(keys)
+        return Contender(self.NAME_OF_MANY, lambda: lambda: whole(self._client.get_many, keys, SHARED_PASSES))
+
+    def _check(self, keys: Sequence[str]) -> None:
+        found = self._client.get_many(keys)
+        if len(found) != len(keys):
+            raise AssertionError(f"memcached has {len(found)} of {len(keys)} values")
+
+
+class Emcache:
+    """emcache: Cython, for asyncio; by its own defaults, and with its ``autobatching``."""
+
+    NAME = "emcache, gather of get"
+    NAME_OF_BATCHES = "emcache, autobatching"
+    NAME_OF_MANY = "emcache, get_many"
+
+    def __init__(
+        self, runner: asyncio.Runner, host: str, port: int, keys: Sequence[str], ending: ExitStack
+    ) -> None:
+        self._runner = runner
+        self._keys = [key.encode() for key in keys]
+        self._plain: Any = None
+        self._batching: Any = None
+        try:
+            import emcache
+        except ImportError:
+            return
+
+        def connected(*, autobatching: bool) -> Any:
+            address = emcache.MemcachedHostAddress(host, port)
+            client = runner.run(emcache.create_client([address], autobatching=autobatching))
+            ending.callback(lambda: runner.run(client.close()))
+            runner.run(self._open_all(client, emcache.DEFAULT_MAX_CONNECTIONS))
+            return client
+
+        self._plain, self._batching = connected(autobatching=False), connected(autobatching=True)
+
+    def gets(self) -> tuple[Contender, ...]:
+        """Get every value with a call of its own, all at once."""
+        return (
+            self._contender(self.NAME, self._plain, self._gather),
+            self._contender(self.NAME_OF_BATCHES, self._batching, self._gather),
+        )
+
+    def gets_many(self) -> Contender:
+        """Get all values with one call."""
+        return self._contender(self.NAME_OF_MANY, self._plain, lambda client: client.get_many(self._keys))
+
+    def _contender(self, name: str, client: Any, get: Callable[[Any], Awaitable[Sized]]) -> Contender:
+        if client is None:
+            return Contender(name, None)
+        return Contender(name, lambda: lambda: self._runner.run(self._run(client, get)))
+
+    async def _run(self, client: Any, get: Callable[[Any], Awaitable[Sized]]) -> float:
+        start = perf_counter()
+        for _ in range(SHARED_PASSES):
+            await get(client)
+        return (perf_counter() - start) / (SHARED_PASSES * len(self._keys))
+
+    async def _gather(self, client: Any) -> list[Any]:
+        return await asyncio.gather(*[client.get(key) for key in self._keys])
+
+    async def _open_all(self, client: Any, connections: int) -> None:
+        # It connects while it is used, and would be late where the loop stands still meanwhile.
+        def opened() -> int:
+            (pool,) = client.cluster_managment().connection_pool_metrics().values()
+            return int(pool.cur_connections)
+
+        while opened() < connections:
+            if None in await self._gather(client):
+                raise AssertionError("memcached does not have all values")
 
 
 class Hashes:

@@ -15,7 +15,7 @@ from .rounds import Case, Timings
 
 __all__ = ["as_json", "show"]
 
-_PACKAGES = ("presign-middleware", "boto3", "cachetools", "obstore")
+_PACKAGES = ("presign-middleware", "boto3", "cachetools", "obstore", "pymemcache", "emcache")
 
 _GAP = (0, 0, 0, 1)  # one column left of each cell, so that a table fits 80
 
@@ -39,7 +39,7 @@ def show(console: Console, timings: Sequence[Timings], rounds: int) -> None:
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores\n{versions}")
     console.print(
         f"Medians of {rounds} rounds, everybody in turn. Ratios are taken within a round.\n"
-        "Names with () are this library's. ! is faster than its plain url() or urls()."
+        "Names with () are this library's. ! is faster than its url(), urls() or aurls()."
     )
     for case in dict.fromkeys(timing.case for timing in timings):
         console.print()
