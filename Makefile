@@ -49,9 +49,9 @@ memcached: ## fetch memcached with the system's package manager, if it is absent
 	elif command -v apk >/dev/null; then $$may apk add -q memcached; \
 	fi >/dev/null 2>&1 </dev/null; \
 	command -v memcached >/dev/null || \
-	echo 'memcached is absent and could not be installed; tests that need it cannot run. Install it by hand.' >&2
+	echo 'memcached is absent and could not be installed: the demo runs without it, its tests cannot. Install it by hand.' >&2
 
-demo: install ## measure a gallery before and after on a real S3 server, then serve it
+demo: install memcached ## measure a gallery before and after on a real S3 server, then serve it
 	@$(BIN)/python -m presign_middleware demo $(ARGS)
 
 test: install memcached ## run the tests

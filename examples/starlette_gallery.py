@@ -5,6 +5,8 @@ A gallery of private pictures: Starlette, httpx and presign-middleware.
     BUCKET=acme-pictures PREFIX=thumbnails/ uvicorn --factory starlette_gallery:app
 
 Region, credentials and endpoint are boto3's: AWS_DEFAULT_REGION, AWS_PROFILE, AWS_ENDPOINT_URL, ...
+With SHARED=memcached://10.0.0.1:11211 the hosts of a fleet, each with a session of its own, give
+out one and the same URL of a picture.
 The page asks S3 for its first pictures itself, by their plain URLs: `PresignMiddleware` catches
 these fetches and signs them. The links for the browser come from `presigner.aurls`.
 """
@@ -38,7 +40,8 @@ def app() -> Starlette:
     bucket, prefix, s3 = os.environ["BUCKET"], os.environ.get("PREFIX", ""), boto3.client("s3")
     found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=300).get("Contents", [])
     keys = [item["Key"] for item in found if item["Key"].lower().endswith(PICTURES)]
-    return gallery(Presigner(Origin("gallery", bucket=bucket, prefix=prefix, client=s3)), bucket, keys, s3)
+    origin = Origin("gallery", bucket=bucket, prefix=prefix, client=s3)
+    return gallery(Presigner(origin, shared=os.environ.get("SHARED")), bucket, keys, s3)
 
 
 def gallery(presigner: Presigner | None, bucket: str, keys: Sequence[str], s3_client: Any) -> Starlette:

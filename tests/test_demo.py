@@ -1,12 +1,14 @@
 """The demo measures what it says, ends cleanly, and its example renders safely."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,16 +19,27 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
+from botocore.stub import Stubber
 from starlette.testclient import TestClient
 
 import presign_middleware.asgi
-from presign_middleware import Origin, Presigner, __version__, intercept
+from presign_middleware import ConfigurationError, Origin, Presigner, __version__, intercept
 from presign_middleware.__main__ import main
-from presign_middleware.demo.drive import urls_per_object
+from presign_middleware.demo.drive import SecondWorker, Workers, urls_per_object
 from presign_middleware.demo.pictures import landscape
+from presign_middleware.demo.report import sharing_bars
 from presign_middleware.demo.serving import example
+from presign_middleware.demo.worker import Worker
 
-COMMAND = [sys.executable, "-m", "presign_middleware", "demo", "--pictures", "24", "--pages", "6"]
+COMMAND = ["demo", "--pictures", "24", "--pages", "6"]
+WITH_MEMCACHED = ["-m", "presign_middleware"]
+ABSENT = """
+from presign_middleware.__main__ import main
+from presign_middleware.testing import Memcached
+Memcached.is_available = lambda: False
+raise SystemExit(main())
+"""
+WITHOUT_MEMCACHED = ["-c", ABSENT]
 BARS = (
     "Page time saved, median",
     "boto3 signing calls saved",
@@ -34,16 +47,24 @@ BARS = (
     "Distinct URLs per object",
     "URLs refused by S3",
 )
+SHARING_BARS = (
+    "URLs that the second signed",
+    "Distinct URLs per object, both",
+    "URLs of the second refused by S3",
+)
 
 
 class Demo:
     """A demo in a session of its own, so that whatever it leaves behind can be found."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, start: Sequence[str], *arguments: str) -> None:
         self.figures = directory / "figures.json"
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
         self.process = subprocess.Popen(
-            [*COMMAND, "--json", str(self.figures), *arguments],
+            [sys.executable, *start, *COMMAND, "--json", str(self.figures), *arguments],
             cwd=directory,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,11 +77,16 @@ class Demo:
         return self.process.returncode, out, err
 
     def left_behind(self) -> list[str]:
-        """Return the processes of its session that live on; a killed one gets a moment to go."""
-        deadline = time.monotonic() + 5
-        while (alive := _alive(self.process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return alive
+        """Return the files that it left, and the processes of its session that live on."""
+        return [*(file.name for file in self.temporary.iterdir()), *_left_alive(self.process.pid)]
+
+
+def _left_alive(session: int) -> list[str]:
+    """Return the processes of *session*; a killed one gets a moment to go."""
+    deadline = time.monotonic() + 5
+    while (alive := _alive(session)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
 
 
 def _alive(session: int) -> list[str]:
@@ -82,8 +108,8 @@ def _alive(session: int) -> list[str]:
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Demo]]:
     """Start two demos at the same time, since most of what they do is to wait for their server."""
     started = {
-        "once": Demo(tmp_path_factory.mktemp("once"), "--once"),
-        "serving": Demo(tmp_path_factory.mktemp("serving"), "--pages", "1"),
+        "once": Demo(tmp_path_factory.mktemp("once"), WITH_MEMCACHED, "--once"),
+        "serving": Demo(tmp_path_factory.mktemp("serving"), WITHOUT_MEMCACHED, "--pages", "1"),
     }
     yield started
     for demo in started.values():
@@ -98,25 +124,31 @@ def test_one_run_prints_the_table_writes_the_figures_and_leaves_nothing(demos: d
 
     assert (code, err) == (0, "")
     assert demo.left_behind() == []
-    assert [bar for bar in BARS if bar not in out] == []
+    assert [bar for bar in (*BARS, *SHARING_BARS) if bar not in out] == []
     assert [line for line in out.splitlines() if len(line) > 80] == []
     assert "Without a signature S3 refused 24 of 24" in " ".join(out.split())
+    assert "memcached is absent" not in out
     figures = demo.figures.read_text()
     assert "X-Amz-" not in out + figures
     measured = json.loads(figures)
     before, after = measured["before"], measured["after"]
     uses = (8 + 6) * (24 + 4)  # pages with their warm-up, links and what the handler fetches itself
     assert before["boto3_signing_calls"] == before["resolutions"] == after["resolutions"] == uses
-    assert (after["signed_by_boto3"], after["boto3_signing_calls"], after["signatures"]) == (0, 1, 24)
+    assert (after["signed_by_boto3"], after["boto3_signing_calls"], after["signatures"]) == (0, 2, 24)
     assert (before["hit_rate"], after["hit_rate"]) == (0, 1 - 24 / uses)
     assert after["urls_per_object"] == 1
     assert before["urls_checked"] == after["urls_checked"] == 24 + 3 * 13
     assert measured["refused"] == before["urls_refused"] == after["urls_refused"] == 0
     assert measured["unsigned"] == {"asked": 24, "refused": 24}
-    assert [bar["name"] for bar in measured["bars"]] == [*BARS]
+    assert [bar["name"] for bar in measured["bars"]] == [*BARS, *SHARING_BARS]
+    second = {"resolutions": 24 + 4, "boto3_signing_calls": 2, "urls_checked": 24, "urls_refused": 0}
+    assert measured["second_worker"] == {
+        "alone": {**second, "signatures": 24, "from_shared": 0, "urls_per_object": 2},
+        "sharing": {**second, "signatures": 0, "from_shared": 24, "urls_per_object": 1},
+    }
 
 
-def test_it_serves_the_gallery_until_ctrl_c(demos: dict[str, Demo]) -> None:
+def test_without_memcached_it_says_so_and_serves_the_gallery_until_ctrl_c(demos: dict[str, Demo]) -> None:
     demo = demos["serving"]
     assert demo.process.stdout is not None
     said: list[str] = []
@@ -132,8 +164,97 @@ def test_it_serves_the_gallery_until_ctrl_c(demos: dict[str, Demo]) -> None:
     assert page.status_code == 200
     assert page.text.count("<img ") == 24
     assert (code, err) == (0, "")
+    told = "memcached is absent, so nothing is shared (apt-get or brew install memcached).\n"
+    assert said.count(told) == 1
+    assert [bar for bar in SHARING_BARS if bar in "".join(said)] == []
+    measured = json.loads(demo.figures.read_text())
+    assert measured["second_worker"] is None
+    assert [bar["name"] for bar in measured["bars"]] == [*BARS]
     assert out.endswith("Stopped.\n")
     assert demo.left_behind() == []
+
+
+@pytest.fixture
+def keys_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give boto3 credentials and an endpoint at which nothing listens."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("keys_of_nobody")
+def test_a_worker_ends_with_the_process_that_started_it_however_that_ended() -> None:
+    starter = (
+        "from presign_middleware.demo.worker import Worker\n"
+        "with Worker('landscapes', 3, None) as worker:\n"
+        "    print(worker.address(), worker.counts()['resolved'], flush=True)\n"
+        "    input()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", starter],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        address, resolved = process.stdout.readline().split()
+        answer = httpx.get(f"{address}nowhere", trust_env=False)
+        alive = _alive(process.pid)
+        process.kill()
+
+    assert (answer.status_code, resolved) == (404, "0")
+    assert len(alive) == 2
+    assert _left_alive(process.pid) == []
+
+
+@pytest.mark.usefixtures("keys_of_nobody")
+def test_a_worker_that_cannot_serve_is_reported_with_its_status(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        Worker("landscapes", 3, "nowhere") as worker,
+        pytest.raises(RuntimeError, match=r"^a worker process ended with status 1$"),
+    ):
+        worker.address()
+
+    assert 'shared must look like "memcached://host:port"' in capfd.readouterr().err
+
+
+def test_a_second_worker_with_urls_of_its_own_or_refused_ones_misses_the_bars() -> None:
+    good = SecondWorker(
+        resolutions=28,
+        signatures=0,
+        from_shared=24,
+        boto3_signing_calls=2,
+        urls_per_object=1,
+        urls_checked=24,
+        urls_refused=0,
+    )
+
+    def missed(sharing: SecondWorker) -> list[str]:
+        rows = sharing_bars(Workers(alone=good, sharing=sharing))
+        return [row.name for row in rows if row.counts and not row.is_met]
+
+    assert missed(good) == []
+    assert missed(replace(good, signatures=1)) == ["URLs that the second signed"]
+    assert missed(replace(good, urls_per_object=2)) == ["Distinct URLs per object, both"]
+    assert missed(replace(good, urls_refused=1)) == ["URLs of the second refused by S3"]
+
+
+def test_the_example_shares_through_the_memcached_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = example()
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="AKIA", aws_secret_access_key="secret")
+    monkeypatch.setattr(module.boto3, "client", lambda _: s3)
+    monkeypatch.setenv("BUCKET", "landscapes")
+    monkeypatch.setenv("SHARED", "nowhere")
+
+    with Stubber(s3) as stubber:
+        stubber.add_response("list_objects_v2", {})
+        with pytest.raises(ConfigurationError, match=r"^shared must look like .* got \'nowhere\'$"):
+            module.app()
 
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])

@@ -1,8 +1,9 @@
 """
 ``presign-middleware demo``: a gallery before and after, on a real S3 server.
 
-`pictures` draws what the bucket holds, `serving` runs the applications, `drive` loads
-and checks their pages, `report` says what came of it, `show` is the course of events.
+`pictures` draws what the bucket holds, `serving` runs the applications, `worker` is one
+more process with one, `drive` loads and checks their pages, `report` says what came of
+it, `show` is the course of events.
 They need packages that the library does not: they are imported once those are known
 to be there.
 """
@@ -20,15 +21,16 @@ _MODULES = ("httpx", "rich", "starlette", "uvicorn")
 
 _DESCRIPTION = """\
 Start an S3 server on loopback, fill a private bucket with pictures, and measure
-a gallery of them before (boto3 signs each URL) and after (this library does).
-Then serve the gallery until Ctrl-C.
+a gallery of them before (boto3 signs each URL) and after (this library does),
+and what a second worker finds in memcached. Then serve the gallery until Ctrl-C.
 """
 
 _EPILOG = """\
 exit codes:
   0  every bar was met; the page time saved, which depends on the machine and on
      the number of pictures, is printed but does not count
-  1  another bar was missed: signing calls, hit rate, distinct URLs, refused URLs
+  1  another bar was missed: signing calls, hit rate, distinct URLs, refused URLs,
+     or what the second worker signed
   2  the demo could not run
 Ctrl-C while the gallery is served changes none of these; before that it is 130.
 """

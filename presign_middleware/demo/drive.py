@@ -7,7 +7,7 @@ Durations are seconds.
 import re
 import statistics
 from calendar import timegm
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from math import ceil
@@ -16,7 +16,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-__all__ = ["WARM_UP", "Check", "Figures", "Side", "check", "check_private", "drive", "steps_of_check"]
+__all__ = [
+    "WARM_UP",
+    "Check",
+    "Figures",
+    "SecondWorker",
+    "Side",
+    "Workers",
+    "check",
+    "check_private",
+    "drive",
+    "learned_of_boto3",
+    "steps_of_check",
+]
 
 #: Pages of each side whose time is not counted: imports, connections, the first signatures.
 WARM_UP = 8
@@ -98,6 +110,47 @@ class Figures:
     def hit_rate(self) -> float:
         """Which part of the URLs needed no signature, from 0 to 1."""
         return 1 - self.signatures / self.resolutions if self.resolutions else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SecondWorker:
+    """What was measured of a worker whose first page was loaded after all those of another one."""
+
+    resolutions: int  # URLs that were asked for
+    signatures: int  # of them, those for which it made a signature
+    from_shared: int  # of them, those that the first worker had signed and shared
+    boto3_signing_calls: int  # with which plans were learned
+    urls_per_object: int  # at most, over both workers and while one of them lives
+    urls_checked: int
+    urls_refused: int
+
+    @classmethod
+    def of(
+        cls, first: Side, second: Side, checked: Check, counts: Mapping[str, int], *, rotation: int
+    ) -> "SecondWorker":
+        """Sum up *second* and its *counts*. *rotation* is as for `Figures.of`."""
+        return cls(
+            resolutions=counts["resolved"],
+            signatures=counts["from_signer"],
+            from_shared=counts["from_shared"],
+            boto3_signing_calls=counts["signed_by_boto3"] + learned_of_boto3(counts),
+            urls_per_object=urls_per_object([*first.pages, *second.pages], rotation),
+            urls_checked=checked.asked,
+            urls_refused=checked.refused,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """A second worker without memcached, and one that shares with the first through it."""
+
+    alone: SecondWorker
+    sharing: SecondWorker
+
+
+def learned_of_boto3(counts: Mapping[str, int]) -> int:
+    """Return how often boto3 was asked only to learn what its URLs look like."""
+    return counts["plans_proven"] + counts["plans_refused"]
 
 
 def drive(sides: Sequence[Side], pages: int, advance: Advance) -> None:

@@ -5,9 +5,14 @@ Small pictures to put into a bucket: landscapes, no two alike, the same on every
 from math import sin
 from random import Random
 
-__all__ = ["landscape"]
+__all__ = ["keys", "landscape"]
 
 _WIDTH, _HEIGHT = 320, 240
+
+
+def keys(count: int) -> list[str]:
+    """Return the keys under which the landscapes 1 to *count* are stored."""
+    return [f"landscape-{number:03}.svg" for number in range(1, count + 1)]
 
 
 def landscape(number: int) -> bytes:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .drive import Check, Figures
+from .drive import Check, Figures, SecondWorker, Workers
 
-__all__ = ["Bar", "bars", "step", "table", "write_json"]
+__all__ = ["Bar", "bars", "sharing_bars", "step", "table", "write_json"]
 
 _LEAST_SAVED = 0.050  # seconds a page
 _LEAST_CALLS_SAVED = 0.80
@@ -79,24 +79,41 @@ def bars(before: Figures, after: Figures) -> list[Bar]:
             str(after.urls_per_object),
             after.urls_per_object == 1,
         ),
-        Bar(
-            "URLs refused by S3",
-            "0",
-            f"{before.urls_refused} of {before.urls_checked:,}",
-            f"{after.urls_refused} of {after.urls_checked:,}",
-            str(after.urls_refused),
-            after.urls_refused == 0,
-        ),
+        _refused("URLs refused by S3", before, after),
     ]
 
 
-def table(rows: Sequence[Bar]) -> Table:
+def sharing_bars(workers: Workers) -> list[Bar]:
+    """Hold the figures of the second worker against the project's bars; before is without memcached."""
+    alone, sharing = workers.alone, workers.sharing
+    return [
+        Bar(
+            "URLs that the second signed",
+            "0",
+            f"{alone.signatures:,}",
+            f"{sharing.signatures:,}",
+            f"{sharing.signatures:,}",
+            sharing.signatures == 0,
+        ),
+        Bar(
+            "Distinct URLs per object, both",
+            "1",
+            str(alone.urls_per_object),
+            str(sharing.urls_per_object),
+            str(sharing.urls_per_object),
+            sharing.urls_per_object == 1,
+        ),
+        _refused("URLs of the second refused by S3", alone, sharing),
+    ]
+
+
+def table(rows: Sequence[Bar], name: str = "Bar", before: str = "Before", after: str = "After") -> Table:
     """Return *rows* for people: 80 columns are enough, and nothing is said by colour alone."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("Bar")
+    shown.add_column(name)
     shown.add_column("Wanted", justify="right", no_wrap=True)
-    shown.add_column("Before", justify="right", no_wrap=True)
-    shown.add_column("After", justify="right", no_wrap=True)
+    shown.add_column(before, justify="right", no_wrap=True)
+    shown.add_column(after, justify="right", no_wrap=True)
     shown.add_column("Verdict", no_wrap=True)
     for row in rows:
         style = "green" if row.is_met else "bold red"
@@ -105,7 +122,13 @@ def table(rows: Sequence[Bar]) -> Table:
 
 
 def write_json(
-    path: Path, rows: Sequence[Bar], before: Figures, after: Figures, unsigned: Check, **settings: int
+    path: Path,
+    rows: Sequence[Bar],
+    before: Figures,
+    after: Figures,
+    unsigned: Check,
+    workers: Workers | None,
+    **settings: int,
 ) -> None:
     """Write everything that was measured; it holds no URL."""
     measured = {
@@ -113,6 +136,7 @@ def write_json(
         "before": {**asdict(before), "hit_rate": before.hit_rate},
         "after": {**asdict(after), "hit_rate": after.hit_rate},
         "unsigned": asdict(unsigned),
+        "second_worker": None if workers is None else asdict(workers),
         "refused": before.urls_refused + after.urls_refused,
         "bars": [asdict(row) for row in rows],
     }
@@ -134,6 +158,17 @@ def step(console: Console, text: str, total: int) -> Iterator[Callable[[], None]
             progress.advance(task)
 
         yield advance
+
+
+def _refused(name: str, before: Figures | SecondWorker, after: Figures | SecondWorker) -> Bar:
+    return Bar(
+        name,
+        "0",
+        f"{before.urls_refused} of {before.urls_checked:,}",
+        f"{after.urls_refused} of {after.urls_checked:,}",
+        str(after.urls_refused),
+        after.urls_refused == 0,
+    )
 
 
 def _page_time(figures: Figures) -> str:

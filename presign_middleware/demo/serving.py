@@ -6,7 +6,7 @@ import importlib.util
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["example", "listen", "served"]
+    from presign_middleware import Presigner
+
+__all__ = ["example", "listen", "served", "with_presigner"]
 
 _EXAMPLE = "starlette_gallery.py"
 _HOST = "127.0.0.1"
 _USUAL_PORT = 8000
 _START_WITHIN = 10.0  # seconds
 _STOP_WITHIN = 5.0  # seconds
+_SHARED_PATIENCE = 1.0  # seconds, and not 0.05: a busy machine must not decide what the demo shows
 
 
 def example() -> Any:
@@ -43,6 +46,21 @@ def example() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def with_presigner(bucket: str, keys: Sequence[str], shared: str | None) -> "tuple[Any, Presigner]":
+    """Return the gallery with PresignMiddleware, and its presigner. Credentials are the environment's."""
+    import boto3
+
+    from presign_middleware import Origin, Policy, Presigner
+
+    client = boto3.client("s3")
+    presigner = Presigner(
+        Origin("gallery", bucket=bucket, client=client),
+        shared=shared,
+        policy=Policy(shared_patience=_SHARED_PATIENCE),
+    )
+    return example().gallery(presigner, bucket, keys, client), presigner
 
 
 def listen(port: int | None) -> socket.socket:

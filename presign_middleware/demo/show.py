@@ -1,5 +1,8 @@
 """
 The demo from its first line to its last.
+
+This process serves the gallery twice, "before" and "after". The latter is the first of
+two workers; the second is another process, once without memcached and once with it.
 """
 
 import os
@@ -11,25 +14,43 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from tempfile import TemporaryDirectory
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .report import Bar, bars, step, table, write_json
-from .serving import example, listen, served
+from .report import Bar, bars, sharing_bars, step, table, write_json
+from .serving import example, listen, served, with_presigner
 
 if TYPE_CHECKING:
     from presign_middleware import Presigner
     from presign_middleware.testing import SeaweedFS
 
-    from .drive import Check, Figures
+    from .drive import Check, Figures, Side, Workers
 
 __all__ = ["show"]
 
 _BUCKET = "landscapes"
 _STEPS_OF_START = 4  # SeaweedFS names so many
+
+# A role, as hosts have one: each process that assumes it gets a session of its own.
+_PROFILES = """\
+[profile root]
+aws_access_key_id = {s3.access_key}
+aws_secret_access_key = {s3.secret_key}
+
+[profile gallery]
+source_profile = root
+role_arn = {s3.role_arn}
+duration_seconds = 3600
+region = {s3.region}
+endpoint_url = {s3.endpoint_url}
+s3 =
+    addressing_style = path
+    signature_version = s3v4
+"""
 
 
 def show(*, pictures: int, pages: int, port: int | None, once: bool, json: Path | None) -> int:
@@ -40,19 +61,19 @@ def show(*, pictures: int, pages: int, port: int | None, once: bool, json: Path 
         signal.signal(number, signal.default_int_handler)
     _forget_environment()
     try:
-        with listen(port) as listening, _server(console) as s3:
+        with listen(port) as listening, _server(console) as s3, _memcached(console) as shared:
             stored = _store(console, s3, pictures)
-            with _applications(s3, list(stored), listening) as applications:
+            with _role(s3), _applications(list(stored), shared, listening) as applications:
                 measured = _measure(console, applications, pages, stored)
-                rows = bars(measured.before, measured.after)
-                _tell(console, rows, measured, pictures, pages)
+                _tell(console, measured, pictures, pages)
                 if json is not None:
                     write_json(
                         json,
-                        rows,
+                        [*measured.bars, *measured.sharing_bars],
                         measured.before,
                         measured.after,
                         measured.unsigned,
+                        measured.workers,
                         pictures=pictures,
                         pages=pages,
                     )
@@ -65,6 +86,7 @@ def show(*, pictures: int, pages: int, port: int | None, once: bool, json: Path 
         print(f"The demo could not run: {error}", file=sys.stderr)
         return 2
     is_private = measured.unsigned.refused == measured.unsigned.asked
+    rows = [*measured.bars, *measured.sharing_bars]
     return 0 if is_private and all(row.is_met for row in rows if row.counts) else 1
 
 
@@ -76,6 +98,7 @@ class _Applications:
     after: str
     boto3_calls: list[str]  #: the key of each call of ``generate_presigned_url`` that "before" made
     presigner: "Presigner"
+    shared: str | None  #: the memcached it shares URLs through, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +106,16 @@ class _Measured:
     before: "Figures"
     after: "Figures"
     unsigned: "Check"
+    workers: "Workers | None"  #: without memcached there is nothing to compare
     seconds: float  #: that loading the pages took
+
+    @property
+    def bars(self) -> list[Bar]:
+        return bars(self.before, self.after)
+
+    @property
+    def sharing_bars(self) -> list[Bar]:
+        return sharing_bars(self.workers) if self.workers is not None else []
 
 
 def _forget_environment() -> None:
@@ -105,11 +137,33 @@ def _server(console: Console) -> Iterator["SeaweedFS"]:
         yield server
 
 
+@contextmanager
+def _memcached(console: Console) -> Iterator[str | None]:
+    from presign_middleware.testing import Memcached
+
+    if not Memcached.is_available():
+        console.print("memcached is absent, so nothing is shared (apt-get or brew install memcached).")
+        yield None
+        return
+    with Memcached() as server:
+        yield server.url
+
+
+@contextmanager
+def _role(s3: "SeaweedFS") -> Iterator[None]:
+    """Have boto3's default credentials be those of a role, in this process and in those it starts."""
+    with TemporaryDirectory(prefix="presign-demo-") as directory:
+        profiles = Path(directory, "config")
+        profiles.write_text(_PROFILES.format(s3=s3))
+        os.environ.update(AWS_CONFIG_FILE=str(profiles), AWS_PROFILE="gallery")
+        yield
+
+
 def _store(console: Console, s3: "SeaweedFS", pictures: int) -> dict[str, bytes]:
     """Put *pictures* into a new bucket, which is private as every new bucket is; return them by key."""
-    from .pictures import landscape
+    from .pictures import keys, landscape
 
-    stored = {f"landscape-{number:03}.svg": landscape(number) for number in range(1, pictures + 1)}
+    stored = {key: landscape(number) for number, key in enumerate(keys(pictures), 1)}
     client = s3.client()
     client.create_bucket(Bucket=_BUCKET)
 
@@ -131,19 +185,16 @@ def _store(console: Console, s3: "SeaweedFS", pictures: int) -> dict[str, bytes]
 
 
 @contextmanager
-def _applications(s3: "SeaweedFS", keys: Sequence[str], listening: socket) -> Iterator[_Applications]:
-    from presign_middleware import Origin, Presigner
+def _applications(keys: Sequence[str], shared: str | None, listening: socket) -> Iterator[_Applications]:
+    import boto3
 
-    gallery = example().gallery
-    client = s3.client()
+    client = boto3.client("s3")
     calls = _count_calls(client)
-    presigner = Presigner(Origin("gallery", bucket=_BUCKET, client=s3.client()))
+    without_presigner = example().gallery(None, _BUCKET, keys, client)
+    with_it, presigner = with_presigner(_BUCKET, keys, shared)
     try:
-        with (
-            served(gallery(None, _BUCKET, keys, client), listen(0)) as before,
-            served(gallery(presigner, _BUCKET, keys, s3.client()), listening) as after,
-        ):
-            yield _Applications(before, after, calls, presigner)
+        with served(without_presigner, listen(0)) as before, served(with_it, listening) as after:
+            yield _Applications(before, after, calls, presigner, shared)
     finally:
         presigner.close()
 
@@ -166,9 +217,10 @@ def _measure(
 ) -> _Measured:
     import httpx
 
-    from .drive import WARM_UP, Figures, Side, check, check_private, drive, steps_of_check
+    from .drive import WARM_UP, Figures, Side, check, check_private, drive, learned_of_boto3, steps_of_check
 
     presigner = applications.presigner
+    rotation = presigner.policy.rotation(presigner.policy.lifetime).period
     with httpx.Client(timeout=30) as http, presigner.paused():  # its fetches are a browser's
         before, after = Side(applications.before, http), Side(applications.after, http)
         with step(console, "Loading pages, before and after in turn", 2 * (WARM_UP + pages)) as advance:
@@ -176,12 +228,13 @@ def _measure(
             drive([before, after], pages, advance)
             seconds = monotonic() - start
         calls, stats = len(applications.boto3_calls), presigner.stats()
+        workers = None
+        if applications.shared is not None:
+            workers = _measure_workers(console, after, list(stored.values()), applications.shared, rotation)
         steps = steps_of_check(before) + steps_of_check(after) + len(after.pages[-1])
         with step(console, "Following the links", steps) as advance:
             followed = [check(side, list(stored.values()), advance) for side in (before, after)]
             unsigned = check_private(after, advance)
-    rotation = presigner.policy.rotation(presigner.policy.lifetime).period
-    learned = stats["plans_proven"] + stats["plans_refused"]
     return _Measured(
         Figures.of(
             before,
@@ -199,19 +252,44 @@ def _measure(
             resolutions=stats["resolved"],
             signatures=stats["from_signer"],
             signed_by_boto3=stats["signed_by_boto3"],
-            boto3_signing_calls=stats["signed_by_boto3"] + learned,
+            boto3_signing_calls=stats["signed_by_boto3"] + learned_of_boto3(stats),
         ),
         unsigned,
+        workers,
         seconds,
     )
 
 
-def _tell(console: Console, rows: Sequence[Bar], measured: _Measured, pictures: int, pages: int) -> None:
+def _measure_workers(
+    console: Console, first: "Side", stored: Sequence[bytes], shared: str, rotation: int
+) -> "Workers":
+    from .drive import SecondWorker, Side, Workers, check
+    from .worker import Worker
+
+    with (
+        step(console, "Loading a page of a second worker", 2 * len(stored)) as advance,
+        Worker(_BUCKET, len(stored), None) as alone,
+        Worker(_BUCKET, len(stored), shared) as sharing,
+    ):
+        measured = []
+        for worker in (alone, sharing):  # which have started side by side
+            second = Side(worker.address(), first.http)
+            second.load()
+            counts = worker.counts()
+            followed = check(second, stored, advance)
+            measured.append(SecondWorker.of(first, second, followed, counts, rotation=rotation))
+        return Workers(*measured)
+
+
+def _tell(console: Console, measured: _Measured, pictures: int, pages: int) -> None:
     from .drive import WARM_UP
 
     unsigned = measured.unsigned
     console.print()
-    console.print(table(rows))
+    console.print(table(measured.bars))
+    if measured.workers is not None:
+        console.print()
+        console.print(table(measured.sharing_bars, "Two workers", "Alone", "Sharing"))
     console.print(
         f"\n{pages} pages a side with {pictures} links each, before and after in turn, in "
         f"{measured.seconds:.0f} s. Page times are those of whole HTTP requests over loopback and leave out "
@@ -221,6 +299,14 @@ def _tell(console: Console, rows: Sequence[Bar], measured: _Measured, pictures: 
         + ("the bucket is private." if unsigned.refused == unsigned.asked else "THE BUCKET IS NOT PRIVATE."),
         highlight=False,
     )
+    if measured.workers is not None:
+        console.print(
+            "\nThe two workers are processes, each with a session (AssumeRole) of its own. The first one is "
+            "After. Of the second one a page was then loaded, without memcached (Alone) and with it "
+            f"(Sharing). It asked boto3 {measured.workers.sharing.boto3_signing_calls} times, to learn what "
+            "URLs look like.",
+            highlight=False,
+        )
 
 
 def _keep_serving(console: Console, address: str) -> None:
