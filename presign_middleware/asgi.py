@@ -2,18 +2,28 @@
 The middleware for ASGI: Starlette, FastAPI, Django's ``asgi.py``, any.
 """
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 from .interception import intercept
 from .presigner import Presigner
+from .scope import Scope
 
 __all__ = ["PresignMiddleware"]
 
+Connection = MutableMapping[str, Any]  # what ASGI calls a scope
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+App = Callable[[Connection, Receive, Send], Awaitable[None]]
+
+#: Seconds after which a loop that still turns is not ending.
+_MOMENT = 0.1
 
 #: Seconds that shutdown waits for renewals which are under way.
 DRAIN_WITHIN = 5.0
@@ -27,8 +37,8 @@ class PresignMiddleware:
 
     Without *presigner* the environment describes it: see `Presigner.from_env`.
 
-    What a request found AGEING is renewed once the last byte of its response was handed
-    to the server. At the lifespan's start-up credentials are fetched and plans learned,
+    What a request found AGEING is renewed once the server has the last byte of its
+    response. At the lifespan's start-up credentials are fetched and plans learned,
     so that no request waits for them; its shutdown waits a few seconds for renewals.
     """
 
@@ -37,7 +47,7 @@ class PresignMiddleware:
         self.presigner = presigner or Presigner.from_env()
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] in ("http", "websocket"):
             await self._serve(scope, receive, send)
@@ -46,41 +56,96 @@ class PresignMiddleware:
         else:
             await self.app(scope, receive, send)
 
-    async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        renewals = self.presigner.renewals
+    async def _serve(self, scope: Connection, receive: Receive, send: Send) -> None:
         with self.presigner.scope() as request:
             try:
                 await self.app(scope, receive, send)
-            finally:
-                due = renewals.due(request)
-                if due:
-                    renewals.begin(due, lambda: _response_sent(scope["type"], receive))
+            except BaseException as error:
+                self._renew(request, None, is_cancelled=isinstance(error, asyncio.CancelledError))
+                raise
+            self._renew(request, None if _may_have_body(scope) else receive)
 
-    async def _live(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        async def receive_ready() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await self.presigner.make_ready()
-            return message
+    def _renew(self, request: Scope, receive: Receive | None, *, is_cancelled: bool = False) -> None:
+        due = self.presigner.renewals.due(request)
+        if not due:
+            return
+        task = _task_of_request()
+        begin = partial(self.presigner.renewals.begin, due, lambda: _response_sent(task, receive))
+        if is_cancelled:
+            # The client may have left, or the loop is ending. Then it never comes to this, and leaves no
+            # task unfinished.
+            asyncio.get_running_loop().call_later(_MOMENT, begin, context=Context())
+        else:
+            begin()
+
+    async def _live(self, scope: Connection, receive: Receive, send: Send) -> None:
+        # Before the application is asked: not every one knows of lifespans.
+        await self.presigner.make_ready()
 
         async def send_drained(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
                 await self.presigner.renewals.drain(DRAIN_WITHIN)
             await send(message)
 
-        await self.app(scope, receive_ready, send_drained)
+        await self.app(scope, receive, send_drained)
 
 
-async def _response_sent(kind: str, receive: Receive) -> None:
+async def _response_sent(task: "asyncio.Task[Any] | None", receive: Receive | None) -> bool:
     """
-    Return when the server has the last byte of the response.
+    Return when the server has the last byte of the response; False if nobody will tell.
 
     That the application has returned does not say it: a middleware further out may still
-    hold a part, or is only about to answer for an error. The server, and each middleware
-    that hands *receive* on, gives ``http.disconnect`` when the response is complete.
+    hold a part, or is only about to answer for an error. The end of the server's *task*
+    says it. Under a client that calls the application in a task of its own, such as a
+    test's, there may be none, and then *receive* says it: the server, and each middleware
+    that hands it on, gives ``http.disconnect`` once the response is complete. It must not
+    be asked while someone may still want the body of the request.
     """
+    signs: list[asyncio.Task[Any]] = []
+    if task is not None:
+        signs.append(asyncio.create_task(_ended(task)))
+    if receive is not None:
+        signs.append(asyncio.create_task(_disconnected(receive)))
     try:
-        while kind == "http" and (await receive())["type"] != "http.disconnect":
-            pass  # what the application left of the request's body
-    except Exception:
-        return  # such as starlette's ClientDisconnect: nobody waits for bytes any more
+        if signs:
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for sign in signs:
+            sign.cancel()
+    return bool(signs)
+
+
+async def _ended(task: "asyncio.Task[Any]") -> None:
+    await asyncio.wait([task])
+
+
+async def _disconnected(receive: Receive) -> None:
+    with suppress(Exception):
+        for _ in range(2):  # the one message of a body that is empty may come first
+            if (await receive())["type"] == "http.disconnect":
+                return
+    await asyncio.get_running_loop().create_future()  # for ever: this one tells nothing
+
+
+def _may_have_body(scope: Connection) -> bool:
+    if scope.get("method") not in ("GET", "HEAD"):
+        return True
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope.get("headers", ()))
+
+
+def _task_of_request() -> "asyncio.Task[Any] | None":
+    """
+    Return the task that serves this request.
+
+    Starlette's ``BaseHTTPMiddleware`` runs what is below it in a child of that task, which
+    ends before the response is complete.
+    """
+    task = asyncio.current_task()
+    anyio = sys.modules.get("anyio")  # nobody else makes such children
+    if task is None or anyio is None:
+        return task
+    parents = {info.id: info.parent_id for info in anyio.get_running_tasks()}
+    tasks = {id(each): each for each in asyncio.all_tasks()}
+    while (parent := parents.get(id(task))) in tasks:
+        task = tasks[parent]
+    return task

@@ -4,15 +4,14 @@ Where keys come from, one snapshot of them, and when they end.
 botocore's credential objects change under the reader's hands when they renew
 themselves. Whoever signs uses a `Snapshot`: the keys and their end, read together.
 
-A source is asked again when a third of its credentials' life is left; what is at hand
-is used meanwhile, and nobody waits. Only in the last quarter does one caller ask by
-itself, and those who come while it does so still use what is at hand.
+A source is asked again in the background when a third of its credentials' life is left;
+what is at hand is used meanwhile. Nobody waits before no URL can be signed with it.
 """
 
 import logging
 import os
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -25,6 +24,7 @@ from .events import tell
 from .metrics import Counts
 from .origins import Origin
 from .policy import FOREVER, Credential
+from .redaction import hushed
 from .resolver import Clock
 
 __all__ = ["Snapshot", "Source", "SourceError", "Sources", "boto_session", "effective"]
@@ -44,8 +44,8 @@ _MOST_READS = 1_000
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
 
-#: Seconds for STS to take a connection, and to answer. botocore tries again by itself.
-_STS_CONNECT, _STS_READ = 3, 10
+#: Seconds for STS to take a connection and to answer, and how often it is tried: within `PATIENCE` in all.
+_STS_CONNECT, _STS_READ, _STS_ATTEMPTS = 2, 4, 3
 
 
 class SourceError(Exception):
@@ -99,6 +99,7 @@ class Source:
         identity: str | None,  # of temporary credentials; None: their method and account
         lead: float,  # seconds before the end at which asking has a point
         assumed_session: float,
+        skew: float,  # seconds by which AWS's clock, which tells the ends, is ahead of this host's
         clock: Clock,
         counts: Counts,
     ) -> None:
@@ -107,6 +108,7 @@ class Source:
         self._identity = identity
         self._lead = lead
         self._assumed_session = assumed_session
+        self._skew = skew
         self._clock = clock
         self._counts = counts
         self._lock = Lock()  # of whoever asks
@@ -117,31 +119,44 @@ class Source:
         self._offset = 0.0  # monotonic less wall time when it was asked
         self._asks = 0
         self._failure: SourceError | None = None  # of the last ask
+        self._told_short = ""  # the access key of whom it was told
 
     @property
     def held(self) -> Snapshot | None:
         """The credentials at hand, whether or not they work."""
         return self._snapshot
 
+    @property
+    def now(self) -> float:
+        """The time by AWS's clock."""
+        return self._now()
+
     def present(self, wall: float, monotonic: float) -> Snapshot | None:
-        """Return the snapshot to sign with, or None when the source must be asked first."""
+        """
+        Return the snapshot to sign with, or None when the source must be asked first.
+
+        *wall* is the time by AWS's clock, as all instants here are.
+        """
         now = max(wall, monotonic - self._offset)  # a clock that is set back revives nothing
         snapshot = self._snapshot
         if now < self._due or snapshot is None:
             return snapshot
-        obtained, end = snapshot.credential.obtained, snapshot.credential.end
-        if now < end - (end - obtained) / 4:
-            self._ask_in_background()
-            return snapshot
-        return snapshot if now < end and self._lock.locked() else None
+        if now >= snapshot.credential.end:
+            return None
+        self._ask_in_background()
+        return snapshot
+
+    def is_due(self, wall: float, monotonic: float) -> bool:
+        """Return whether asking the source may bring newer credentials."""
+        return max(wall, monotonic - self._offset) >= self._due
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """
         Ask the source, if it is due, and return the snapshot. May block on I/O.
 
-        *than*: newer credentials than this one are wanted, also before it is due. While one
-        caller asks, others get the credentials at hand; they wait only where there are none
-        that work, and share its failure.
+        *than*: only newer credentials than this one are of use, also before it is due. While
+        one caller asks, others get the credentials at hand; they wait only where there are
+        none of use, and share its failure.
 
         Raises:
             SourceError: There are no credentials, or the source failed and those at hand
@@ -150,7 +165,7 @@ class Source:
         asks = self._asks
         if not self._lock.acquire(blocking=False):
             held = self._snapshot
-            if held is not None and self._now() < held.credential.end:
+            if held is not None and held.credential is not than and self._now() < held.credential.end:
                 return held
             if not self._lock.acquire(timeout=PATIENCE):
                 raise SourceError(f"waited {PATIENCE} s for its credentials")
@@ -158,15 +173,42 @@ class Source:
             if self._failure is not None and self._asks != asks:
                 raise SourceError(*self._failure.args) from self._failure.__cause__
             held = self._snapshot
-            is_doubted = held is not None and held.credential is than
-            if held is not None and self._now() < (self._soonest if is_doubted else self._due):
+            if held is not None and self._now() < self._due_than(held.credential, than):
                 return held
             return self._ask()
         finally:
             self._lock.release()
 
+    def _due_than(self, held: Credential, than: Credential | None) -> float:
+        """Return when the source is to be asked, if newer credentials are wanted than *than*."""
+        if than is None:
+            return self._due
+        # Another process's session may have bound a URL: one of ours that is old would soon do so again.
+        is_old = self._now() > (held.obtained + held.end) / 2
+        return self._soonest if held.end <= than.end or is_old else self._due
+
+    def tell_short(self, credential: Credential, wanted: float, least: float) -> None:
+        """Tell, once, that *credential* cannot carry URLs with *wanted* seconds left, but *least*."""
+        if self._told_short == credential.access_key:
+            return
+        self._told_short = credential.access_key
+        tell(
+            logger,
+            logging.WARNING,
+            "credentials_short",
+            "the credentials of %s are too short for URLs with %g s left: some will have %g s",
+            self.label,
+            wanted,
+            least,
+            source=self.label,
+            seconds=least,
+        )
+
     def _now(self) -> float:
-        return max(self._clock.time(), self._clock.monotonic() - self._offset)
+        return max(self._time(), self._clock.monotonic() - self._offset)
+
+    def _time(self) -> float:
+        return self._clock.time() + self._skew
 
     def _ask_in_background(self) -> None:
         if not self._background.acquire(blocking=False):
@@ -189,7 +231,9 @@ class Source:
         """Return what the source gives, or the credentials at hand where it fails and they still work."""
         held, self._failure = self._snapshot, None
         try:
-            fresh = self._given(self._fetch())
+            with hushed():
+                keys = self._fetch()
+            fresh, has_failed = self._given(keys), False
         except Exception as error:  # botocore has no common base for what a provider may raise
             cause = error.__cause__ if isinstance(error, SourceError) else error
             name = type(cause or error).__name__
@@ -211,12 +255,14 @@ class Source:
                 self._failure = SourceError(said)
                 self._failure.__cause__ = cause
                 raise self._failure from cause
-            fresh = held
+            fresh, has_failed = held, True
         finally:
             self._asks += 1
         # The time is taken anew: a source may have taken its time.
-        wall = self._clock.time()
-        self._offset = self._clock.monotonic() - wall
+        wall = self._time()
+        offset = self._clock.monotonic() - wall
+        # What is kept ends by the clock of when it was given: one that was set back revives nothing.
+        self._offset = min(offset, self._offset) if has_failed else offset
         self._due, self._soonest = self._next(fresh, wall)
         if fresh != held:
             self._tell_of(fresh)
@@ -227,7 +273,7 @@ class Source:
         if not keys.access_key or not keys.secret_key:
             raise SourceError("its credentials have no key")
         held = self._snapshot
-        credential = self._credential(keys, self._clock.time())
+        credential = self._credential(keys, self._time())
         if held is not None and held == Snapshot(credential, keys.secret_key, held.identity):
             return held
         return Snapshot(credential, keys.secret_key, self._whose(keys, credential))
@@ -304,13 +350,13 @@ class Sources:
         self._counts = counts
         self._sources: dict[Hashable, Source] = {}
 
-    def of(self, origin: Origin, assumed_session: float) -> Source:
+    def of(self, origin: Origin, assumed_session: float, skew: float) -> Source:
         """Return the source of *origin*'s credentials."""
-        key: Hashable = (_kind(origin), assumed_session)
+        key: Hashable = (_kind(origin), assumed_session, skew)
         source = self._sources.get(key)
         if source is None:
             label, identity, lead, fetch = _provider(origin)
-            source = Source(label, fetch, identity, lead, assumed_session, self._clock, self._counts)
+            source = Source(label, fetch, identity, lead, assumed_session, skew, self._clock, self._counts)
             self._sources[key] = source
         return source
 
@@ -328,7 +374,7 @@ def _kind(origin: Origin) -> Hashable:
 def _provider(origin: Origin) -> tuple[str, str | None, float, Callable[[], Keys]]:
     """Return the label, the identity, the lead and the fetching of *origin*'s credentials."""
     if origin.role_arn is not None:
-        whose = f"role {origin.role_arn} {origin.external_id or ''}".rstrip()
+        whose = f"role {origin.role_arn} {origin.external_id or ''}"
         return f"role {origin.role_arn}", whose, inf, _Role(origin).fetch
     label, identity = "boto3's default chain", None
     if origin.profile is not None:
@@ -368,7 +414,11 @@ class _Role:
     def _new_client(self) -> Any:
         from botocore.config import Config
 
-        config = Config(connect_timeout=_STS_CONNECT, read_timeout=_STS_READ)
+        config = Config(
+            connect_timeout=_STS_CONNECT,
+            read_timeout=_STS_READ,
+            retries={"mode": "standard", "total_max_attempts": _STS_ATTEMPTS},
+        )
         origin = self._origin
         return boto_session(origin).client(
             "sts", region_name=origin.region, endpoint_url=origin.sts_endpoint_url, config=config
@@ -417,12 +467,14 @@ def _read(credentials: Any) -> tuple[Any, float | None]:
     if not isinstance(getattr(credentials, "_expiry_time", None), datetime):
         return frozen, None
     for _ in range(_MOST_READS):
-        # Another thread may be renewing them. It sets the keys, then the end, then the frozen
-        # copy: when copy and keys agree and the end stood still meanwhile, all are of one.
+        # Another thread may be renewing them. It sets the keys, the end and the frozen copy, in
+        # an order that depends on the version: when copy and keys agree and the end stood still
+        # meanwhile, and no other end is about to be set, all are of one.
         end = credentials._expiry_time
         frozen = credentials._frozen_credentials
         keys = (credentials._access_key, credentials._secret_key, credentials._token)
-        if keys == tuple(frozen[:3]) and end == credentials._expiry_time:
+        is_staged = getattr(credentials, "_staged_expiry_time", None) is not None
+        if keys == tuple(frozen[:3]) and end == credentials._expiry_time and not is_staged:
             break
         sleep(0.001)
     return frozen, end.timestamp()
@@ -441,22 +493,35 @@ def boto_session(origin: Origin) -> Any:
         raise ConfigurationError(f"origin {origin.name!r}: {error}") from error
 
 
-def effective(origin: Origin) -> Origin:
+def effective(origins: Sequence[Origin]) -> list[Origin]:
     """
-    Return *origin* with everything it left to boto3 filled in: its region, and with a client its endpoint.
+    Return *origins* with all they left to boto3 filled in: the region, and with a client the endpoint.
 
     Raises:
         ConfigurationError: boto3's configuration has no region either, or no such profile.
     """
+    sessions: dict[str | None, Any] = {}  # by profile: making one takes 10 ms, and tenants are many
+    return [_effective(origin, sessions) for origin in origins]
+
+
+def _effective(origin: Origin, sessions: dict[str | None, Any]) -> Origin:
     if origin.client is not None:
         return _of_client(origin)
+
+    def session() -> Any:
+        if origin.session is not None:
+            return origin.session
+        if origin.profile not in sessions:
+            sessions[origin.profile] = boto_session(origin)
+        return sessions[origin.profile]
+
     if origin.profile is not None:
-        boto_session(origin)  # says now, and not at the first request, that there is no such profile
+        session()  # says now, and not at the first request, that there is no such profile
     if origin.endpoint_url is None and not origin.bucket.startswith("arn:"):
         origin = replace(origin, endpoint_url=_endpoint_of_environment())
     if origin.region is not None:
         return origin
-    region = origin.arn_region or boto_session(origin).region_name
+    region = origin.arn_region or session().region_name
     if region is None and origin.endpoint_url is not None:
         region = "us-east-1"  # what S3-compatible servers take when nobody says
     if region is None:

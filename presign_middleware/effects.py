@@ -10,12 +10,13 @@ How to wait: the three ways the resolver's coroutine is run.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from functools import partial
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -42,6 +43,9 @@ _READY_WITHIN = 5.0
 
 #: Threads that ask the shared cache on behalf of event loops, and tell it what is new.
 _MOST_SHARING = 4
+
+#: Seconds that `close` waits for what threads are doing. They may hang, and are daemons.
+_CLOSE_WITHIN = 2.0
 
 #: Seconds that telling the shared cache of new URLs may take, whoever waits for it and for how long.
 _PUBLISH_WITHIN = 1.0
@@ -81,27 +85,60 @@ class Shares(Protocol):
 
 
 class Pool:
-    """Threads that are started when they are first needed, and again after they were let go."""
+    """
+    A few threads, started when they are needed.
+
+    Daemons, other than those of ``ThreadPoolExecutor``: a process can end while one of them
+    waits for a server that hangs.
+    """
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
         self._lock = Lock()
-        self._threads: ThreadPoolExecutor | None = None
+        self._idle = 0
+        self._threads: list[Thread] = []
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
-        """Have a thread do *work*. Raises RuntimeError when the interpreter is about to end."""
+        """Have a thread do *work*. Raises RuntimeError when there can be no more threads."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(*args))
+                except BaseException as error:
+                    future.set_exception(error)
+
         with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._most, thread_name_prefix=self._name)
-            return self._threads.submit(work, *args)
+            if self._idle:
+                self._idle -= 1
+            elif len(self._threads) < self._most:
+                thread = Thread(target=self._run, args=(self._jobs,), name=self._name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            self._jobs.put(job)
+        return future
 
     def close(self) -> None:
-        """Let go of the threads, once what they do has ended."""
+        """Wait a little for what is under way, and let go of the threads. A later job starts others."""
         with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown()
+            threads, self._threads = self._threads, []
+            jobs, self._jobs = self._jobs, SimpleQueue()
+            self._idle = 0
+        for _ in threads:
+            jobs.put(None)
+        deadline = monotonic() + _CLOSE_WITHIN
+        for thread in threads:
+            thread.join(max(0, deadline - monotonic()))
+
+    def _run(self, jobs: "SimpleQueue[Callable[[], None] | None]") -> None:
+        while (job := jobs.get()) is not None:
+            job()
+            del job  # or what it has returned would live until the next one
+            with self._lock:
+                self._idle += jobs is self._jobs
 
 
 class Sharing:
@@ -162,15 +199,16 @@ class BlockingEffects:
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
         """
-        Return *objects* in portions: first all that need no preparation, then the others by origin.
+        Return *objects* in portions: first all that need no preparation, then the others by source.
 
-        The first have one round trip in common. While an origin of the others hangs, nobody has
+        The first have one round trip in common. While a source of the others hangs, nobody has
         to wait for this thread's objects of the next.
         """
         ready: list[S3Object] = []
-        others: dict[str, list[S3Object]] = {}
+        others: dict[Hashable, list[S3Object]] = {}
         for obj in objects:
-            (ready if self._signing.is_ready(obj) else others.setdefault(obj.origin, [])).append(obj)
+            is_ready = self._signing.is_ready(obj)
+            (ready if is_ready else others.setdefault(self._signing.queue(obj), [])).append(obj)
         return [ready, *others.values()] if ready else list(others.values())
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
@@ -247,41 +285,42 @@ class LoopThreadEffects(BlockingEffects):
 
 
 class AsyncioEffects:
-    """Gathers what a loop's turn asks for, and resolves it in one task an origin, with one read for all."""
+    """Gathers what a loop's turn asks for, and resolves it in one task a source, with one read for all."""
 
     def __init__(self, signing: Signs, flights: Flights, sharing: Sharing | None, pool: Pool) -> None:
         self.flights = flights
         self._signing = signing
         self._sharing = sharing
         self._pool = pool
-        self._boarding: dict[str, list[Flight]] = {}  # by origin: one that hangs must not hold up the others
-        self._turns: dict[str, asyncio.Lock] = {}  # by origin; a batch has one
+        # By source of credentials: one that hangs must not hold up the others.
+        self._boarding: dict[Hashable, list[Flight]] = {}
+        self._turns: dict[Hashable, asyncio.Lock] = {}
         self._reading: list[Flight] = []  # what the next read is to ask for
         self._read: asyncio.Task[Mapping[S3Object, Copy]] | None = None  # the next one
         self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps only weak references to its tasks
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
-        """Return all of *objects* at once: each origin has a task of its own."""
+        """Return all of *objects* at once: each source has a task of its own."""
         return [objects]
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Add *opened* to what takes off in the next turn of the loop."""
         for flight in opened:
-            origin = flight.object.origin
-            if origin in self._boarding:
-                self._boarding[origin].append(flight)
+            queue = self._signing.queue(flight.object)
+            if queue in self._boarding:
+                self._boarding[queue].append(flight)
                 continue
-            batch = self._boarding[origin] = [flight]
-            task = self._begin(self._take_off(origin, fly))
-            task.add_done_callback(partial(self._clear, origin, batch))
+            batch = self._boarding[queue] = [flight]
+            task = self._begin(self._take_off(queue, fly))
+            task.add_done_callback(partial(self._clear, queue, batch))
 
-    async def _take_off(self, origin: str, fly: Fly) -> None:
-        await fly(self._boarding.pop(origin), self)
+    async def _take_off(self, queue: Hashable, fly: Fly) -> None:
+        await fly(self._boarding.pop(queue), self)
 
-    def _clear(self, origin: str, batch: list[Flight], task: asyncio.Task[None]) -> None:
+    def _clear(self, queue: Hashable, batch: list[Flight], task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step never reaches a `finally` of its own.
-        if self._boarding.get(origin) is batch:
-            del self._boarding[origin]
+        if self._boarding.get(queue) is batch:
+            del self._boarding[queue]
         self.flights.abandon(batch)
 
     def deadline(self) -> float:
@@ -301,10 +340,23 @@ class AsyncioEffects:
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
-        # One thread an origin, so that one that hangs does not take them all.
-        turn = self._turns.setdefault(objects[0].origin, asyncio.Lock())
-        async with turn:
-            return await asyncio.wrap_future(self._pool.submit(self._signing.prepare, objects))
+        return await self._in_turn(self._signing.queue(objects[0]), self._signing.prepare, objects)
+
+    async def freshen(self, entries: Sequence[Entry]) -> None:
+        """`Signs.freshen`, source by source; for so long as anyone waits."""
+        queues: dict[Hashable, list[Entry]] = {}
+        for entry in entries:
+            queues.setdefault(self._signing.queue(entry.object), []).append(entry)
+        with suppress(TimeoutError):  # a source hangs: what is at hand must do
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(
+                    *(self._in_turn(queue, self._signing.freshen, some) for queue, some in queues.items())
+                )
+
+    async def _in_turn(self, queue: Hashable, work: Callable[[Sequence[Any]], T], some: Sequence[Any]) -> T:
+        """Do *work* in a thread: one a source, so that one that hangs does not take them all."""
+        async with self._turns.setdefault(queue, asyncio.Lock()):
+            return await asyncio.wrap_future(self._pool.submit(work, some))
 
     async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
         """Read, in another thread, with all who ask in this turn of the loop."""
@@ -401,11 +453,15 @@ class Runner:
             return _filled(entries, [])
         return _filled(entries, _each(await self._await(missing, self._lookup(scope), scope)))
 
+    def renew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
+        """Return URLs in the place of *entries*, FRESH if they can be. May block."""
+        self._signing.freshen(_bound(entries))
+        order = self._resolver.renewal(self._new_patience())
+        return self._wait([entry.object for entry in entries], order, None)
+
     async def arenew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
-        """Return URLs in the place of *entries*, FRESH if they can be, without blocking the loop."""
-        bound = [entry for entry in entries if entry.reason in ("credentials", "assumed")]
-        if bound:
-            await asyncio.wrap_future(self._pool.submit(self._signing.freshen, bound))
+        """Return what `renew` returns, without ever blocking the event loop."""
+        await self._effects().freshen(_bound(entries))
         order = self._resolver.renewal(self._new_patience())
         return await self._await([entry.object for entry in entries], order, None)
 
@@ -439,7 +495,7 @@ class Runner:
         prepared = [effects.prepare([obj]) for obj in objects]
         try:
             async with asyncio.timeout(_READY_WITHIN):
-                refused = await asyncio.gather(*prepared)
+                refused = await asyncio.gather(*prepared)  # none of them raises
         except TimeoutError:
             logger.warning(
                 "not all origins could be made ready within %g s; requests will wait", _READY_WITHIN
@@ -495,6 +551,11 @@ def _spent(*patiences: Patience) -> Iterator[None]:
     finally:
         for patience in patiences:
             patience.left -= monotonic() - start
+
+
+def _bound(entries: Sequence[Entry]) -> list[Entry]:
+    """Return those of *entries* that only newer credentials make live longer."""
+    return [entry for entry in entries if entry.reason in ("credentials", "assumed")]
 
 
 def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:

@@ -10,8 +10,11 @@ new connection has answered (a breaker, whose half-open probe is nobody's reques
 
 import logging
 import random
+import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from math import inf
 from threading import Condition, Thread
 from time import monotonic
@@ -32,8 +35,15 @@ _CONNECT_WITHIN = 5.0
 #: Seconds between two attempts to reach a server that failed: the first pause, and the longest.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 
+#: Doublings that make the one of the other at least.
+_MOST_DOUBLINGS = 10
+
 #: Connections kept for a server. More are made when more are wanted at once, and closed after use.
 _MOST_IDLE = 16
+
+_URL = re.compile(
+    r"memcached://(?:\[([0-9a-f:.]+)\]|([\w.-]+)):(\d{1,5})/?", re.ASCII | re.IGNORECASE
+).fullmatch
 
 T = TypeVar("T")
 
@@ -50,10 +60,13 @@ class _Socket(socket.socket):
     """A socket that gives up at an instant, where others give up after so long a silence."""
 
     deadline = inf  # monotonic seconds
+    has_answered = False  # since whoever uses it last set this
 
     def recv(self, *args: Any) -> bytes:
         self._limit()
-        return super().recv(*args)
+        data = super().recv(*args)
+        self.has_answered = True
+        return data
 
     def sendall(self, *args: Any) -> None:
         self._limit()
@@ -74,21 +87,18 @@ vars(_sockets).update(vars(socket), socket=_Socket)
 
 def parse(url: str) -> tuple[str, int]:
     """Return host and port of ``memcached://host:port``. Raises ConfigurationError."""
-    scheme, _, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
-    host, _, port = rest.removesuffix("/").rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-    plain = host and not set(host) & set("/?#@, \\") and (":" not in host or rest.startswith("["))
-    if scheme != "memcached" or not plain or not port.isascii() or not port.isdecimal():
-        raise ConfigurationError(f'shared must look like "memcached://host:port", got {_shown(url)}')
-    if not 0 < int(port) < 65_536:
-        raise ConfigurationError(f"shared has port {port}; wanted 1 to 65535")
-    return host, int(port)
+    found = _URL(url) if isinstance(url, str) else None
+    if found is None or not 0 < int(found[3]) < 65_536:
+        raise ConfigurationError(
+            f'shared must look like "memcached://host:port", one server, port 1 to 65535; got {_shown(url)}'
+        )
+    return found[1] or found[2], int(found[3])
 
 
 def _shown(url: object) -> str:
     # A user's name and password, which have no meaning here, may have been put in.
     text = url if isinstance(url, str) else type(url).__name__
-    return repr(text if "@" not in text else "...@" + text.rpartition("@")[2])
+    return repr(text if "@" not in text else "...@" + text.rpartition("@")[2])[:200]
 
 
 class Server:
@@ -104,8 +114,10 @@ class Server:
         self._idle: list[Client] = []
         self._waiting = 0  # who wait for a connection
         self._connecting = 0
-        self._failures = 0  # since the last answer; over 0, the breaker is open
+        self._is_open = False  # the breaker: nobody waits
+        self._failures = 0  # since the last answer to a request; that of a probe does not count
         self._retry_at = -inf  # monotonic
+        self._closings = 0
         self._era = 0  # ends when the server fails: what was begun in an earlier one says nothing new
 
     def use(self, work: Callable[[Client], T], deadline: float) -> T:
@@ -119,6 +131,7 @@ class Server:
         client, era = self._take(deadline)
         assert client.sock is not None  # only those that have answered are kept
         client.sock.deadline = deadline
+        client.sock.has_answered = False
         try:
             answer = work(client)
         except BaseException as error:
@@ -128,6 +141,8 @@ class Server:
             self._fail(era, error)
             raise Failed(type(error).__name__) from error
         with self._condition:
+            if client.sock.has_answered:
+                self._failures = 0
             if era == self._era and len(self._idle) < _MOST_IDLE:
                 self._idle.append(client)
                 if self._waiting:
@@ -140,28 +155,31 @@ class Server:
         """Begin to make a connection, in the background, if there is none."""
         with self._condition:
             if not self._idle and not self._connecting and monotonic() >= self._retry_at:
-                self._begin_to_connect()
+                with suppress(Failed):
+                    self._begin_to_connect()
 
     def close(self) -> None:
         """Close what is not in use. A later use connects again."""
         with self._condition:
             idle, self._idle = self._idle, []
             self._era += 1
+            self._closings += 1
         for client in idle:
             client.close()
 
     def _take(self, deadline: float) -> tuple[Client, int]:
+        has_waited = False
         with self._condition:
             self._waiting += 1
             try:
                 while not self._idle:
-                    if self._failures:
+                    if self._is_open:
                         if not self._connecting and monotonic() >= self._retry_at:
                             self._begin_to_connect()
-                        raise Skipped
+                        raise Failed("no connection") if has_waited else Skipped
                     if self._connecting < self._waiting:
                         self._begin_to_connect()
-                    era = self._era
+                    era, has_waited = self._era, True
                     if not self._condition.wait(deadline - monotonic()):
                         break
             finally:
@@ -172,10 +190,14 @@ class Server:
         raise Failed("TimeoutError")
 
     def _begin_to_connect(self) -> None:
+        work = partial(self._connect, self._era, self._closings)
+        try:
+            Thread(target=work, name="presign-memcached", daemon=True).start()
+        except RuntimeError as error:  # no more threads, or the interpreter is ending
+            raise Failed("no thread") from error
         self._connecting += 1
-        Thread(target=self._connect, args=(self._era,), name="presign-memcached", daemon=True).start()
 
-    def _connect(self, era: int) -> None:
+    def _connect(self, era: int, closings: int) -> None:
         client, failure = None, None
         try:
             client = self._connected()
@@ -183,12 +205,15 @@ class Server:
             failure = error
         with self._condition:
             self._connecting -= 1
-            if client is not None:
-                if self._failures:
+            if client is not None and closings == self._closings:
+                if self._is_open:
                     logger.info("memcached %s answers again", self.name)
-                self._failures = 0
+                self._is_open = False
                 self._idle.append(client)
+                client = None
             self._condition.notify_all()
+        if client is not None:
+            client.close()
         if failure is not None:
             self._fail(era, failure)
 
@@ -221,12 +246,13 @@ class Server:
         with self._condition:
             if era != self._era:
                 return  # others have noticed
-            self._failures += 1
+            is_first = not self._is_open
+            self._is_open = True
             self._era += 1
-            pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** (self._failures - 1))
+            pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(self._failures, _MOST_DOUBLINGS))
+            self._failures += 1
             self._retry_at = monotonic() + pause * random.uniform(0.5, 1)
             idle, self._idle = self._idle, []
-            is_first = self._failures == 1
             self._condition.notify_all()
         for client in idle:
             client.close()

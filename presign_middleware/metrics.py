@@ -32,7 +32,7 @@ class Counts:
     credentials_failed: int = 0  # times a source of credentials failed
     clock_steps: int = 0  # times the wall clock was seen to jump
 
-    refreshed: int = 0  # URLs renewed with nobody waiting for them
+    refreshed: int = 0  # URLs renewed, mostly with nobody waiting for them
     refresh_failed: int = 0  # renewals that brought nothing better
 
     shared_misses: int = 0  # objects that the shared cache did not have

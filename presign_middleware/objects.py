@@ -54,19 +54,20 @@ class S3Object(NamedTuple):
     params: Parameters
     lifetime: int  #: seconds, X-Amz-Expires
 
-    def cache_key(self, namespace: str, identity: str, base: str) -> str:
+    def cache_key(self, namespace: str, identity: str, region: str, base: str) -> str:
         """
         Return the name of this object's entry in a cache that processes share.
 
         *identity* names the credentials' owner (never a temporary access key id). *base*
-        is the URL to which the key is added: two applications may give one origin's name
-        to different servers. A digest of 67 printable characters: fields are length-prefixed, so no two
-        different objects spell the same bytes.
+        is the URL to which the key is added, and *region* what is signed for: two applications
+        may give one origin's name to different servers. A digest of 67 printable characters:
+        fields are length-prefixed, so no two different objects spell the same bytes.
 
         Raises:
             UnicodeEncodeError: A field holds a lone surrogate, so there is no key.
         """
-        fields = [namespace, identity, base, self.origin, self.bucket, self.form, self.key, self.method]
+        fields = [namespace, identity, region, base, self.origin, self.bucket, self.form, self.key]
+        fields.append(self.method)
         fields.append(str(self.lifetime))
         for name, value in self.params:
             fields += (name, value)

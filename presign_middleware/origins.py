@@ -43,6 +43,7 @@ _DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
 _DNS_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
 _ACCESS_POINT = re.compile(r"arn:aws[a-z-]*:s3:([a-z0-9-]+):(\d{12}):accesspoint[/:]([a-z0-9-]+)").fullmatch
 _is_role = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII).fullmatch
+_is_external_id = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII).fullmatch
 _REGION = re.compile(r"[a-z0-9-]{2,}").fullmatch
 _HTTP_BASE = re.compile(r"https?://[^/?#@\\\s]+(/[^?#\\\s]*)?", re.IGNORECASE).fullmatch
 
@@ -88,7 +89,7 @@ class Origin:
     sts_endpoint_url: str | None = None  # None: AWS's, of the origin's region
 
     def __post_init__(self) -> None:
-        fault = next(chain(self._faults_of_place(), self._faults_of_use()), None)
+        fault = next(chain(self._faults_of_place(), self._faults_of_use(), self._faults_of_keys()), None)
         if fault is not None:
             raise ConfigurationError(f"origin {self.name!r}: {fault}")
 
@@ -127,22 +128,28 @@ class Origin:
             yield f"prefix {self.prefix!r} has a dot segment, which HTTP clients collapse"
         if isinstance(self.methods, str) or not self.methods or not set(self.methods) <= set(METHODS):
             yield f"methods must be a tuple of some of {', '.join(METHODS)}, got {self.methods!r}"
+        try:
+            wire_parameters(self.params)
+        except ConfigurationError as error:
+            yield str(error)
+
+    def _faults_of_keys(self) -> Iterator[str]:
         given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
         if len(given) > 1:
             yield f"{' and '.join(given)} were both given: credentials come from one of them"
-        if self.role_arn is not None and not _is_role(self.role_arn):
+        if self.role_arn is not None and not (isinstance(self.role_arn, str) and _is_role(self.role_arn)):
             yield f'role_arn must look like "arn:aws:iam::123456789012:role/media", got {self.role_arn!r}'
         if self.role_arn is not None and self.client is not None:
             yield "role_arn and client were both given: a client has credentials already"
         for name in ("external_id", "sts_endpoint_url"):
             if getattr(self, name) is not None and self.role_arn is None:
                 yield f"{name} was given without role_arn, which it belongs to"
+        if self.external_id is not None and not (
+            isinstance(self.external_id, str) and _is_external_id(self.external_id)
+        ):
+            yield "external_id must be 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
         if self.sts_endpoint_url is not None and not _is_base(self.sts_endpoint_url):
             yield f'sts_endpoint_url must look like "https://host/", got {redact(self.sts_endpoint_url)!r}'
-        try:
-            wire_parameters(self.params)
-        except ConfigurationError as error:
-            yield str(error)
 
     @property
     def path_style(self) -> bool:

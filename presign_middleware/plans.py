@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from .credentials import Snapshot
 from .policy import Credential
 
-__all__ = ["DAY", "DIGEST", "Composer", "Plan", "Signature", "Signer", "signing_key"]
+__all__ = ["DAY", "DIGEST", "Composer", "Plan", "Shelf", "Signature", "Signer", "signing_key"]
 
 #: Seconds of a UTC day: a signing key is good for one.
 DAY = 86_400
@@ -38,6 +38,14 @@ def signing_key(secret_key: str, day: str, region: str, service: str) -> bytes:
     for part in (day, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
+
+
+class Shelf(NamedTuple):
+    """What URLs have in common that are filed together: all but what an object has of its own."""
+
+    identity: str  #: whose credentials sign
+    region: str
+    base: str  #: the URL to which a key is added
 
 
 class Signature(NamedTuple):

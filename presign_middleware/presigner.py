@@ -85,7 +85,7 @@ class Presigner:
             )
         self.policy = policy or Policy()
         given = [Origin.parse(origin) if isinstance(origin, str) else origin for origin in origins]
-        known = [effective(replace(o, policy=o.policy or self.policy)) for o in given]
+        known = effective([replace(o, policy=o.policy or self.policy) for o in given])
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
@@ -114,7 +114,7 @@ class Presigner:
         )
         patience = self.policy.shared_patience
         self._runner = Runner(resolver, signing, self._flights, self.counts, shared, patience)
-        self.renewals = Renewals(self._runner, clock, self.policy.refresh_limit)
+        self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
         self._by_alias = self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
@@ -278,7 +278,9 @@ class Presigner:
         await self._runner.amake_ready(samples)
         shelves = [(sample, self._signing.shelf(sample)) for sample in samples]
         # Caught fetches name the object by its https URL.
-        await self._runner.amake_ready([sample._replace(form=shelf[1]) for sample, shelf in shelves if shelf])
+        await self._runner.amake_ready(
+            [sample._replace(form=shelf.base) for sample, shelf in shelves if shelf]
+        )
 
     def scope(self) -> Scope:
         """

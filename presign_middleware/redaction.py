@@ -6,8 +6,11 @@ A presigned URL is a bearer credential: who reads it can fetch the object.
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
 
-__all__ = ["RedactSignatures", "redact"]
+__all__ = ["RedactSignatures", "hushed", "redact"]
 
 #: A secret parameter and its value, in a URL or in one that was quoted into another, once or twice.
 _SECRETS = re.compile(
@@ -52,6 +55,36 @@ def _unfit(record: logging.LogRecord) -> str:
         return f"{record.msg} {record.args!r}"
     except Exception:  # what cannot be written cannot leak
         return ""
+
+
+class _Hush(logging.Filter):
+    """Drops what botocore logs at DEBUG of requests, answers and signatures while this library calls it."""
+
+    #: Loggers that tell secrets.
+    names = ("botocore.auth", "botocore.endpoint", "botocore.parsers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(self.thread, "is_hushed", False)
+
+
+_hush = _Hush()
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep botocore's DEBUG records of what this thread does inside from telling secrets."""
+    for name in _Hush.names:
+        logging.getLogger(name).addFilter(_hush)  # adding it twice does nothing
+    before = getattr(_hush.thread, "is_hushed", False)
+    _hush.thread.is_hushed = True
+    try:
+        yield
+    finally:
+        _hush.thread.is_hushed = before
 
 
 def redact(target: object) -> str:

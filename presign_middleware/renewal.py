@@ -8,7 +8,9 @@ for twice as long each time: "ageing" for ever is no reason to sign for ever.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from contextvars import Context
+from threading import Lock, Semaphore, Thread
 from typing import Any
 
 from .effects import PATIENCE, Runner
@@ -28,38 +30,72 @@ _SHORTEST_REST, _LONGEST_REST = 1.0, 60.0
 #: Objects left alone that are remembered. With more, all may be tried again.
 _MOST_AT_REST = 10_000
 
-Wait = Callable[[], Coroutine[Any, Any, object]]
+#: Threads that renew at once, where there is no event loop.
+_MOST_THREADS = 2
+
+#: Tells when the response has been sent; False: it cannot.
+Wait = Callable[[], Coroutine[Any, Any, bool]]
 
 
 class Renewals:
     """Renews the URLs that requests have met."""
 
-    def __init__(self, runner: Runner, clock: Clock, limit: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        held: Callable[[S3Object], Entry | None],  # what this process has of an object
+        clock: Clock,
+        limit: int,  # URLs a request
+    ) -> None:
         self._runner = runner
+        self._held = held
         self._clock = clock
-        self._limit = limit  # URLs a request
+        self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = Semaphore(_MOST_THREADS)
+        self._lock = Lock()
+        self._under_way: set[S3Object] = set()
         self._at_rest: dict[S3Object, tuple[float, float]] = {}  # until when (monotonic), and for how long
 
     def due(self, scope: Scope) -> list[Entry]:
         """Return what *scope* has met and is to be renewed, as long as the scope is open."""
         wall, monotonic = self._clock.time(), self._clock.monotonic()
         found = scope.ageing(wall, monotonic)
-        return [e for e in found if monotonic >= self._at_rest.get(e.object, (0, 0))[0]][: self._limit]
+        return [entry for entry in found if self._is_due(entry.object, wall, monotonic)][: self._limit]
 
     def begin(self, entries: Sequence[Entry], response_sent: Wait) -> None:
         """Renew *entries* in a task of the running loop, once *response_sent* returns."""
-        task = asyncio.get_running_loop().create_task(
-            self._renew_after(entries, response_sent),
-            context=Context(),  # it belongs to no request
-        )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        with suppress(RuntimeError):  # no asyncio here: the next request will see to it
+            loop = asyncio.get_running_loop()
+            work = self._renew_after(self._claimed(entries), response_sent)
+            task = loop.create_task(work, context=Context())  # an empty one: it belongs to no request
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def begin_in_thread(self, entries: Sequence[Entry]) -> None:
+        """Renew *entries* in a thread; leave it to the next request where several are at it already."""
+        if not self._threads.acquire(blocking=False):
+            return
+        claimed = self._claimed(entries)
+
+        def renew() -> None:
+            try:
+                self._note(claimed, self._runner.renew(claimed))
+            finally:
+                self._release(claimed)
+                self._threads.release()
+
+        try:
+            # A daemon: who ends the process does not wait for it.
+            Thread(target=renew, name="presign-renewal", daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            self._release(claimed)
+            self._threads.release()
 
     async def drain(self, seconds: float) -> None:
         """Wait for what was begun in this loop; drop what has not ended after *seconds*."""
         loop = asyncio.get_running_loop()
-        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        tasks = [task for task in list(self._tasks) if task.get_loop() is loop]
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
@@ -70,14 +106,35 @@ class Renewals:
     async def _renew_after(self, entries: Sequence[Entry], response_sent: Wait) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                await response_sent()
+                is_sent = await response_sent()
+            if is_sent:
+                self._note(entries, await self._runner.arenew(entries))
         except TimeoutError:
-            return  # the next request that meets them will see to it
-        self._note([entry.object for entry in entries], await self._runner.arenew(entries))
+            pass  # the next request that meets them will see to it
+        finally:
+            self._release(entries)
 
-    def _note(self, objects: Sequence[S3Object], answers: Sequence[Entry | SigningError]) -> None:
+    def _is_due(self, obj: S3Object, wall: float, monotonic: float) -> bool:
+        if obj in self._under_way or monotonic < self._at_rest.get(obj, (0, 0))[0]:
+            return False
+        held = self._held(obj)
+        return held is None or not held.is_fresh(wall, monotonic)  # FRESH: another request has renewed it
+
+    def _claimed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return those of *entries* that nobody renews, and note that they are being renewed."""
+        with self._lock:
+            claimed = [entry for entry in entries if entry.object not in self._under_way]
+            self._under_way.update(entry.object for entry in claimed)
+        return claimed
+
+    def _release(self, entries: Sequence[Entry]) -> None:
+        with self._lock:
+            self._under_way.difference_update(entry.object for entry in entries)
+
+    def _note(self, entries: Sequence[Entry], answers: Sequence[Entry | SigningError]) -> None:
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        for obj, answer in zip(objects, answers, strict=True):
+        for entry, answer in zip(entries, answers, strict=True):
+            obj = entry.object
             if isinstance(answer, Entry) and answer.is_fresh(wall, monotonic):
                 self._at_rest.pop(obj, None)
                 continue

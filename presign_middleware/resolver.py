@@ -12,7 +12,7 @@ who wait for that object and by nobody else; a flight whose leader is gone is be
 anew by one of those who waited.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +26,15 @@ __all__ = ["Clock", "Copy", "Effects", "Item", "Resolver", "Signs"]
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
 _KEPT_METHODS = frozenset({"GET", "HEAD"})
+
+#: Seconds for which a long scope is content with an AGEING URL that was the best there is, at most.
+_LONGEST_REST = 60
+
+#: Times that what was made ready may be out of date again by the time it is used.
+_MOST_ATTEMPTS = 3
+
+#: Adoptions that wait for a landing; one whose flight was given up would wait for ever.
+_MOST_EARLY = 1_000
 
 Fly = Callable[[Sequence[Flight], "Effects"], Coroutine[Any, Any, None]]
 
@@ -50,6 +59,9 @@ class Signs(Protocol):
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""
 
+    def queue(self, obj: S3Object) -> Hashable:
+        """Return what tells those who might wait for the same source of credentials from others."""
+
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now. No I/O."""
 
@@ -71,7 +83,8 @@ class Item(NamedTuple):
     """A new URL that is to be shared."""
 
     entry: Entry
-    version: bytes | None  #: of what it is to replace; None: there was nothing
+    version: bytes | None  #: of what it is to replace; None: there was nothing, or nobody looked
+    accepts: Callable[[Entry, float, float], bool]  #: whether what another process has shared will do
 
 
 class Effects(Protocol):
@@ -121,6 +134,7 @@ class Resolver:
         self._time = clock.time
         self._monotonic = clock.monotonic
         self._is_shared = is_shared
+        self._early: dict[S3Object, tuple[Entry, Entry]] = {}  # adoptions that came before the landing
         self._lock = Lock()
 
     def quick(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry | None:
@@ -151,6 +165,10 @@ class Resolver:
         with self._lock:
             if self._table.get(own.object) is own:
                 self._table.put(standing)
+            else:  # it has not landed yet
+                if len(self._early) >= _MOST_EARLY:
+                    self._early.clear()
+                self._early[own.object] = (own, standing)
 
     def lookup(self, scope: Scope | None, patience: Patience) -> Order:
         """Return the order for a URL that can be served to *scope*."""
@@ -204,6 +222,7 @@ class Resolver:
             return
         if not is_mine:
             self._counts.from_flight += 1
+        _note_age(scope, answer, self._time(), self._monotonic())
         if scope is not None and answer.object.method in _KEPT_METHODS:
             scope.remember(answer)
 
@@ -217,13 +236,13 @@ class Resolver:
         """Land every one of *flights*."""
         try:
             wanting = [flight for flight in flights if not self._land_held(flight, effects)]
-            while wanting:
+            in_vain = 0
+            while wanting and in_vain < _MOST_ATTEMPTS:
                 left = await self._land_some(wanting, effects)
-                if len(left) == len(wanting):
-                    for flight in left:
-                        effects.flights.land(flight, _unready(flight.object))
-                    break
+                in_vain = in_vain + 1 if len(left) == len(wanting) else 0
                 wanting = left  # a batch may have more shapes of URL than plans are kept
+            for flight in wanting:
+                effects.flights.land(flight, _unready(flight.object))
         except Exception as error:  # a defect of ours must not strand those who wait
             for flight in flights:
                 failure = SigningError(f"resolving failed: {type(error).__name__}")
@@ -250,7 +269,7 @@ class Resolver:
                 continue
             answer = self._signing.sign(flight.object, self._time(), self._monotonic())
             if isinstance(answer, Entry):
-                signed[flight] = Item(answer, version)
+                signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:
                 effects.flights.land(flight, answer)
             else:
@@ -264,7 +283,7 @@ class Resolver:
         if self._is_shared and to_share:
             found = await effects.publish(to_share, [signed[flight] for flight in to_share])
             standing = dict(zip(to_share, found, strict=True))
-        for flight, (own, _) in signed.items():
+        for flight, (own, _, _) in signed.items():
             entry = standing.get(flight, own)
             self._land(flight, entry, effects, is_shared=entry is not own)
 
@@ -283,6 +302,9 @@ class Resolver:
     def _land(self, flight: Flight, entry: Entry, effects: Effects, *, is_shared: bool) -> None:
         """Land *flight* with an *entry* that is new to this process."""
         with self._lock:
+            own, standing = self._early.pop(entry.object, (None, entry))
+            if own is entry:
+                entry = standing
             if entry.object.method in _KEPT_METHODS:
                 self._table.put(entry)
             if is_shared and not flight.order.is_renewal:
@@ -308,6 +330,7 @@ class Resolver:
                 self._counts.failed += 1
                 raise answer
             if answer is not None:
+                _note_age(scope, answer, wall, monotonic)
                 self._counts.from_signer += 1
                 if obj.method in _KEPT_METHODS:
                     self._table.put(answer, alias)
@@ -336,13 +359,22 @@ def _servable(scope: Scope | None, entry: Entry, wall: float, monotonic: float) 
     Return whether *entry* may be served to *scope*.
 
     An AGEING entry is, except to a scope that is older than half the AGEING window:
-    a websocket or a job has no response after which it could be renewed.
+    a websocket or a job has no response after which it could be renewed. It gets a new
+    one, unless it has had one lately that was no better.
     """
     if entry.is_fresh(wall, monotonic):
         return True
     if entry.is_spent(wall, monotonic):
         return False
-    return scope is None or monotonic - scope.opened < entry.ageing / 2
+    if scope is None or monotonic - scope.opened < entry.ageing / 2:
+        return True
+    return scope.is_at_rest(entry.object, monotonic)
+
+
+def _note_age(scope: Scope | None, new: Entry, wall: float, monotonic: float) -> None:
+    """Note in *scope* that a *new* URL is no better than AGEING: asking again would not help."""
+    if scope is not None and not new.is_fresh(wall, monotonic):
+        scope.rest(new.object, monotonic + min(_LONGEST_REST, (new.ageing_until - wall) / 10))
 
 
 def _unready(obj: S3Object) -> SigningError:

@@ -32,7 +32,7 @@ class Scope:
     request, but remembers nothing any more.
     """
 
-    __slots__ = ("_is_open", "_outer", "_seen", "opened", "patience", "presigner")
+    __slots__ = ("_at_rest", "_is_open", "_outer", "_seen", "opened", "patience", "presigner")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Scope:
         self.patience = Patience(patience)
         self._is_open = False
         self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
+        self._at_rest: dict[S3Object, float] = {}
         self._outer: Scope | None = None
 
     @property
@@ -71,6 +72,16 @@ class Scope:
         if len(self._seen) > MOST_OBJECTS:
             with suppress(KeyError):  # another thread of this request may have ended it just now
                 self._seen.popitem(last=False)
+
+    def rest(self, obj: S3Object, until: float) -> None:
+        """Be content with an AGEING URL of *obj* until then (monotonic): renewing it brought none better."""
+        if len(self._at_rest) >= MOST_OBJECTS:
+            self._at_rest.clear()
+        self._at_rest[obj] = until
+
+    def is_at_rest(self, obj: S3Object, monotonic: float) -> bool:
+        """Return whether an AGEING URL of *obj* has to do for now."""
+        return monotonic < self._at_rest.get(obj, 0)
 
     def ageing(self, wall: float, monotonic: float) -> list[Entry]:
         """Return what this request has met and is to be renewed."""

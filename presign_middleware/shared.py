@@ -21,7 +21,7 @@ from .local import Entry
 from .memcached import Failed, Server, Skipped, parse
 from .metrics import Counts
 from .objects import S3Object
-from .plans import DIGEST, Signature
+from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
 
@@ -63,8 +63,8 @@ def decode(data: bytes) -> Signature | None:
 class Signs(Protocol):
     """Whoever can make a URL of another process's signature."""
 
-    def shelf(self, obj: S3Object) -> tuple[str, str] | None:
-        """Return whose URL *obj* has, and its base; None: other processes cannot use it."""
+    def shelf(self, obj: S3Object) -> Shelf | None:
+        """Return what the URL of *obj* has in common with others; None: other processes cannot use it."""
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
         """Return the URL of *obj* with *signature*; None: it must not be used."""
@@ -99,7 +99,8 @@ class Shared:
         found = self._use(lambda client: client.gets_many(list(keys)), deadline) if keys else None
         if found is None:
             return {}
-        self._counts.shared_misses += len(keys) - len(found)
+        missing = len(keys) - len(found)
+        self._counts.shared_misses += missing
         return {keys[key]: self._copy(keys[key], *value) for key, value in found.items()}
 
     def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
@@ -121,7 +122,7 @@ class Shared:
         """Store *items*, and return what stands where another process may have been first."""
         wall = self._clock.time()
         contested = []
-        for key, (entry, version) in items.items():
+        for key, (entry, version, _) in items.items():
             # Until it is SPENT, and not until it ends: nobody would be served it after that.
             expire = int(entry.ageing_until - wall)
             if expire < 1:  # to memcached 0 is for ever
@@ -149,10 +150,13 @@ class Shared:
         wall, monotonic = self._clock.time(), self._clock.monotonic()
         left = {}
         for key, value in found.items():
-            own = written[key].entry
+            own, _, accepts = written[key]
             entry, version = self._copy(own.object, *value)
-            if entry is None or (own.is_fresh(wall, monotonic) and not entry.is_fresh(wall, monotonic)):
-                left[key] = Item(own, version)
+            is_worse = (
+                own.is_fresh(wall, monotonic) and entry is not None and not entry.is_fresh(wall, monotonic)
+            )
+            if entry is None or is_worse or not (entry.url == own.url or accepts(entry, wall, monotonic)):
+                left[key] = Item(own, version, accepts)
             elif entry.url != own.url:
                 standing[own.object] = entry
                 self._counts.shared_adopted += 1

@@ -11,23 +11,24 @@ import calendar
 import hmac
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from threading import Lock, local
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
 
-from .credentials import Snapshot, SourceError, Sources, boto_session
+from .credentials import Snapshot, Source, SourceError, Sources, boto_session
 from .errors import SigningError
 from .events import tell
 from .local import Entry, Service
 from .metrics import Counts
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
-from .plans import DAY, DIGEST, Composer, Plan, Signature, Signer
+from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
 from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
+from .redaction import hushed
 from .resolver import Clock
 
 __all__ = ["OriginSigning", "Signing"]
@@ -59,10 +60,11 @@ class _Recipe(Protocol):
     """All that signing an object of one kind needs but its key: who signs, with what, for how long."""
 
     snapshot: Snapshot
+    good_until: float  #: by S3's clock: what is signed from then on cannot be served
 
     @property
-    def shelf(self) -> tuple[str, str] | None:
-        """Whose URLs these are, and their base; None: other processes cannot use them."""
+    def shelf(self) -> Shelf | None:
+        """What these URLs have in common; None: other processes cannot use them."""
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
@@ -87,6 +89,7 @@ class _PlanRecipe:
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew)
         self._whole_until = snapshot.credential.end - rotation.lifetime
         self._is_short = _is_short(rotation, snapshot)
+        self.good_until = snapshot.credential.end - rotation.least(snapshot.credential)
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
@@ -103,10 +106,10 @@ class _PlanRecipe:
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
 
     @property
-    def shelf(self) -> tuple[str, str] | None:
-        """Whose URLs these are, and their base."""
+    def shelf(self) -> Shelf | None:
+        """What these URLs have in common."""
         identity = self.snapshot.identity
-        return None if identity is None else (identity, self._plan.base)
+        return None if identity is None else Shelf(identity, self._plan.region, self._plan.base)
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -158,6 +161,7 @@ class _BotoRecipe:
         self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts
     ) -> None:
         self.snapshot = snapshot
+        self.good_until = snapshot.credential.end - rotation.least(snapshot.credential)
         self._boto = boto
         self._rotation = rotation
         self._skew = skew
@@ -198,20 +202,6 @@ class _Shape(NamedTuple):
         return cls(obj.form, obj.method, names, snapshot.credential.token is not None)
 
 
-class _Hush(logging.Filter):
-    """Drops what botocore logs at DEBUG of a signature while this library has it sign."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(self.thread, "signing", False)
-
-
-_hush = _Hush()
-
-
 class _Boto:
     """One boto3 client, which signs for one credential. Builds in about 10 ms; signs in about 0.3."""
 
@@ -239,7 +229,6 @@ class _Boto:
             config=given.merge(Config(signature_version="s3v4", s3=s3)),
         )
         self._client.meta.events.register("before-sign.s3", self._complete)
-        logging.getLogger("botocore.auth").addFilter(_hush)  # adding it twice does nothing
 
     def url(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what boto3 makes of *obj*, signed now, with *headers* signed too. Raises SigningError."""
@@ -250,20 +239,18 @@ class _Boto:
             self._form, self._key, self._headers = obj.form, obj.key, headers
             named = len(params) == len(obj.params)
             self._query = None if named else "&".join(f"{n}={quote(v, safe='-._~')}" for n, v in obj.params)
-            _hush.thread.signing = True
             try:
-                url: str = self._client.generate_presigned_url(
-                    _OPERATIONS[obj.method],
-                    Params={"Bucket": obj.bucket, "Key": obj.key, **params},
-                    ExpiresIn=obj.lifetime,
-                )
+                with hushed():
+                    url: str = self._client.generate_presigned_url(
+                        _OPERATIONS[obj.method],
+                        Params={"Bucket": obj.bucket, "Key": obj.key, **params},
+                        ExpiresIn=obj.lifetime,
+                    )
             except Exception as error:  # botocore has no common base for them
                 raise SigningError(
                     f"origin {obj.origin!r}: boto3 cannot sign {obj.method} for bucket {obj.bucket!r}: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-            finally:
-                _hush.thread.signing = False
         return url
 
     def _complete(self, request: Any, **_: Any) -> None:
@@ -284,16 +271,32 @@ class OriginSigning:
         self.origin = origin
         self.policy = origin.policy or Policy()
         self._counts = counts
-        self._source = sources.of(origin, self.policy.assumed_session)
+        self._source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
         self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
-        self._told_of: Credential | None = None  # that it is short
 
     def recipe(self, obj: S3Object, wall: float, monotonic: float) -> _Recipe | None:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        return self._recipe(obj, self._source.present(wall, monotonic))
+        now = wall + self.policy.skew
+        recipe = self._recipe(obj, self._source.present(now, monotonic))
+        if recipe is None or now < recipe.good_until:
+            return recipe
+        may_be_newer = self._source.is_due(now, monotonic) or self._source.held is not recipe.snapshot
+        return None if may_be_newer else recipe  # which will say why it is of no use
+
+    @property
+    def source(self) -> Source:
+        """Where the credentials come from, which other origins may have in common."""
+        return self._source
+
+    def outgrown(self, obj: S3Object) -> Credential | None:
+        """Return the credential that should sign *obj* if it is too old for that."""
+        recipe = self.last_recipe(obj)
+        if recipe is None or self._source.now < recipe.good_until:
+            return None
+        return recipe.snapshot.credential
 
     def last_recipe(self, obj: S3Object) -> _Recipe | None:
         """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
@@ -311,7 +314,13 @@ class OriginSigning:
         try:
             return self._source.renew(than)
         except SourceError as error:
-            raise SigningError(f"origin {self.origin.name!r}: {error}") from error.__cause__
+            raise self.failure(error) from error.__cause__
+
+    def failure(self, error: SourceError) -> SigningError:
+        """Return *error* as this origin's callers are to see it."""
+        failure = SigningError(f"origin {self.origin.name!r}: {error}")
+        failure.__cause__ = error.__cause__
+        return failure
 
     def _recipe(self, obj: S3Object, snapshot: Snapshot | None) -> _Recipe | None:
         if snapshot is None:
@@ -343,7 +352,8 @@ class OriginSigning:
             self._recipes.clear()
         rotation, skew, counts = self.policy.rotation(obj.lifetime), self.policy.skew, self._counts
         if _is_short(rotation, snapshot):
-            self._tell_of_short(rotation, snapshot.credential)
+            least = rotation.least(snapshot.credential)
+            self._source.tell_short(snapshot.credential, rotation.min_remaining, least)
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
@@ -353,22 +363,6 @@ class OriginSigning:
             recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, counts)
         self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
         return recipe
-
-    def _tell_of_short(self, rotation: Rotation, credential: Credential) -> None:
-        if self._told_of == credential:
-            return
-        self._told_of = credential
-        tell(
-            logger,
-            logging.WARNING,
-            "credentials_short",
-            "the credentials of %s are too short for URLs with %g s left: some will have %g s",
-            self._source.label,
-            rotation.min_remaining,
-            rotation.least(credential),
-            source=self._source.label,
-            seconds=rotation.least(credential),
-        )
 
     def _boto_of(self, snapshot: Snapshot) -> _Boto:
         boto = self._boto
@@ -424,13 +418,17 @@ class Signing:
         recipe = self._origins[obj.origin].recipe(obj, wall, monotonic)
         return None if recipe is None else recipe.entry(obj, wall, offset)
 
+    def queue(self, obj: S3Object) -> Hashable:
+        """Return what tells those who might wait for the same source from others."""
+        return self._origins[obj.origin].source
+
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now."""
         recipe = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
         return recipe is not None
 
-    def shelf(self, obj: S3Object) -> tuple[str, str] | None:
-        """Return whose URL *obj* has, and its base; None: unknown, or other processes cannot use it."""
+    def shelf(self, obj: S3Object) -> Shelf | None:
+        """Return what the URL of *obj* has in common; None: unknown, or other processes cannot use it."""
         recipe = self._origins[obj.origin].last_recipe(obj)
         return None if recipe is None else recipe.shelf
 
@@ -441,9 +439,9 @@ class Signing:
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""
-        for origin, credential in {(entry.object.origin, entry.credential) for entry in entries}:
-            with suppress(SigningError):  # told already; those at hand must do
-                self._origins[origin].renew(than=credential)
+        for source, than in {(self._origins[e.object.origin].source, e.credential) for e in entries}:
+            with suppress(SourceError):  # told already; those at hand must do
+                source.renew(than)
 
     def _tell_of_step(self, seconds: float) -> None:
         self._counts.clock_steps += 1
@@ -464,25 +462,31 @@ class Signing:
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
         refused: dict[S3Object, SigningError] = {}
-        renewed: dict[str, Snapshot | SigningError] = {}  # a source is asked once, not once an object
+        renewed: dict[Hashable, Snapshot | SourceError] = {}  # a source is asked once, not once an object
         for obj in objects:
             signing = self._origins[obj.origin]
+            than = signing.outgrown(obj)
             try:
-                if obj.origin not in renewed:
-                    renewed[obj.origin] = _renewed(signing)
-                snapshot = renewed[obj.origin]
-                if isinstance(snapshot, SigningError):
-                    raise snapshot
+                if (signing.source, than) not in renewed:
+                    renewed[signing.source, than] = _renewed(signing.source, than)
+                snapshot = renewed[signing.source, than]
+                if isinstance(snapshot, SourceError):
+                    raise signing.failure(snapshot)
                 signing.learn(obj, snapshot)
             except SigningError as error:
                 refused[obj] = error
+            except Exception as error:  # botocore has no common base for what keeps it from making a client
+                refused[obj] = SigningError(
+                    f"origin {obj.origin!r}: boto3 cannot make a client: {type(error).__name__}"
+                )
+                refused[obj].__cause__ = error
         return refused
 
 
-def _renewed(signing: OriginSigning) -> Snapshot | SigningError:
+def _renewed(source: Source, than: Credential | None) -> Snapshot | SourceError:
     try:
-        return signing.renew()
-    except SigningError as error:
+        return source.renew(than)
+    except SourceError as error:
         return error
 
 
@@ -499,8 +503,8 @@ def _alive(entry: Entry, wall: float) -> Entry | SigningError:
     if entry.reason == "lifetime":
         return SigningError(f"origin {name!r}: boto3 dates URLs by this host's clock, not by clock= or skew=")
     return SigningError(
-        f"origin {name!r}: its {entry.reason} end a URL in {entry.end - wall:.0f} s, "
-        "too soon to hand it out; renew the credentials, or shorten min_remaining"
+        f"origin {name!r}: its {entry.reason} end too soon for a URL that could be handed out; "
+        "renew the credentials, or shorten min_remaining"
     )
 
 

@@ -54,7 +54,7 @@ identified = st.tuples(objects, texts, texts)
 def cache_key(what: Identified) -> str:
     """Return the cache key of an object with its namespace and identity."""
     obj, namespace, identity = what
-    return obj.cache_key(namespace, identity, "https://host/")
+    return obj.cache_key(namespace, identity, "eu-west-1", "https://host/")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_no_key_rather_than_a_constant_one(name: str) -> None:
     values: dict[str, Any] = {name: (("versionId", "\ud800"),) if name == "params" else "\ud800"}
     unspeakable = CAT._replace(**values)
     with pytest.raises(UnicodeEncodeError):
-        unspeakable.cache_key("", "", "")
+        unspeakable.cache_key("", "", "", "")
 
 
 @pytest.mark.parametrize(
