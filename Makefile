@@ -13,10 +13,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test check bench clean
+.PHONY: help install memcached demo test test-aws soak check bench pictures clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	printf 'make %-10s %s\n' "$$name" "$$text"; done
 
 install: $(STAMP) ## make .venv with everything that development needs
@@ -57,6 +57,13 @@ demo: install memcached ## measure a gallery before and after on a real S3 serve
 test: install memcached ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-aws: install ## ask a bucket on AWS the same: BUCKET=name [REGION=] [ROLE=arn:...] [ENDPOINT=]
+	@$(BIN)/python -m tests.aws --bucket "$(BUCKET)" --region "$(REGION)" --role "$(ROLE)" \
+	--endpoint "$(ENDPOINT)" $(ARGS)
+
+soak: install memcached ## run a fleet with sessions of seconds for some minutes: ARGS="--seconds 60"
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 check: install ## lint, formatting, types and layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -65,6 +72,9 @@ check: install ## lint, formatting, types and layers
 
 bench: install ## run the benchmarks
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+pictures: install ## draw the pictures of the docs anew
+	@$(BIN)/python docs/pictures/url_life.py
 
 clean: ## remove .venv, builds and caches
 	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
