@@ -128,8 +128,8 @@ class Source:
 
     @property
     def now(self) -> float:
-        """The time by AWS's clock."""
-        return self._now()
+        """The time by AWS's clock, whatever was done to this host's since the source was asked."""
+        return max(self._time(), self._clock.monotonic() - self._offset)
 
     def present(self, wall: float, monotonic: float) -> Snapshot | None:
         """
@@ -165,7 +165,7 @@ class Source:
         asks = self._asks
         if not self._lock.acquire(blocking=False):
             held = self._snapshot
-            if held is not None and held.credential is not than and self._now() < held.credential.end:
+            if held is not None and held.credential is not than and self.now < held.credential.end:
                 return held
             if not self._lock.acquire(timeout=PATIENCE):
                 raise SourceError(f"waited {PATIENCE} s for its credentials")
@@ -173,7 +173,7 @@ class Source:
             if self._failure is not None and self._asks != asks:
                 raise SourceError(*self._failure.args) from self._failure.__cause__
             held = self._snapshot
-            if held is not None and self._now() < self._due_than(held.credential, than):
+            if held is not None and self.now < self._due_than(held.credential, than):
                 return held
             return self._ask()
         finally:
@@ -184,7 +184,7 @@ class Source:
         if than is None:
             return self._due
         # Another process's session may have bound a URL: one of ours that is old would soon do so again.
-        is_old = self._now() > (held.obtained + held.end) / 2
+        is_old = self.now > (held.obtained + held.end) / 2
         return self._soonest if held.end <= than.end or is_old else self._due
 
     def tell_short(self, credential: Credential, wanted: float, least: float) -> None:
@@ -203,9 +203,6 @@ class Source:
             source=self.label,
             seconds=least,
         )
-
-    def _now(self) -> float:
-        return max(self._time(), self._clock.monotonic() - self._offset)
 
     def _time(self) -> float:
         return self._clock.time() + self._skew
@@ -235,27 +232,7 @@ class Source:
                 keys = self._fetch()
             fresh, has_failed = self._given(keys), False
         except Exception as error:  # botocore has no common base for what a provider may raise
-            cause = error.__cause__ if isinstance(error, SourceError) else error
-            name = type(cause or error).__name__
-            said = str(error) if isinstance(error, SourceError) else f"its credential source failed: {name}"
-            still_works = held is not None and self._now() < held.credential.end
-            tell(
-                logger,
-                logging.WARNING,
-                "credentials_failed",
-                "credentials could not be had from %s (%s)%s",
-                self.label,
-                name,
-                "; using those at hand" if still_works else "",
-                source=self.label,
-                error=name,
-            )
-            self._counts.credentials_failed += 1
-            if held is None or not still_works:
-                self._failure = SourceError(said)
-                self._failure.__cause__ = cause
-                raise self._failure from cause
-            fresh, has_failed = held, True
+            fresh, has_failed = self._kept(error), True
         finally:
             self._asks += 1
         # The time is taken anew: a source may have taken its time.
@@ -268,6 +245,29 @@ class Source:
             self._tell_of(fresh)
         self._snapshot = fresh
         return fresh
+
+    def _kept(self, error: Exception) -> Snapshot:
+        """Tell of *error*, and return the credentials at hand. Raises SourceError where none work."""
+        cause = error.__cause__ if isinstance(error, SourceError) else error
+        name = type(cause or error).__name__
+        held = self._snapshot if self._snapshot and self.now < self._snapshot.credential.end else None
+        tell(
+            logger,
+            logging.WARNING,
+            "credentials_failed",
+            "credentials could not be had from %s (%s)%s",
+            self.label,
+            name,
+            "; using those at hand" if held else "",
+            source=self.label,
+            error=name,
+        )
+        self._counts.credentials_failed += 1
+        if held is None:
+            said = str(error) if isinstance(error, SourceError) else f"its credential source failed: {name}"
+            self._failure = SourceError(said)
+            raise self._failure from cause
+        return held
 
     def _given(self, keys: Keys) -> Snapshot:
         if not keys.access_key or not keys.secret_key:
