@@ -73,11 +73,9 @@ class Rotation:
         return present - (present - phase) % self.period
 
     def least(self, credential: Credential) -> float:
-        """Return how many seconds a URL that *credential* signs has left at least when it is served."""
-        # A short session must not make every URL SPENT at birth, nor may one last longer than there
-        # can be a newer: boto3 renews sessions 10 to 15 minutes before their end.
-        span = credential.end - credential.obtained
-        return self.min_remaining if credential.end == inf else min(self.min_remaining, span / 4, _RENEWED)
+        """Return how many seconds a URL that ends with *credential* has left at least when it is served."""
+        # There may be no newer one any earlier: boto3 renews sessions 10 to 15 minutes before their end.
+        return self.min_remaining if credential.end == inf else min(self._share(credential), _RENEWED)
 
     def life(self, date: int, credential: Credential = FOREVER) -> Life:
         """Return the instants of a URL that was signed at *date* with *credential*."""
@@ -85,12 +83,17 @@ class Rotation:
         reason = "lifetime"
         if self.signature_age < self.lifetime:
             end, reason = date + self.signature_age, "policy"
-        least, ageing = self.least(credential), self.ageing
+        least, ageing = self.min_remaining, self.ageing
         if credential.end != inf:
+            least = self._share(credential)
             ageing = min(ageing, (credential.end - credential.obtained) / 10)
             if credential.end < end:
-                end, reason = credential.end, credential.reason
+                end, reason, least = credential.end, credential.reason, self.least(credential)
         return Life(end, reason, min(date + self.period, end - least - ageing), end - least)
+
+    def _share(self, credential: Credential) -> float:
+        # A short session must not make every URL SPENT at birth: the bounds shrink with it.
+        return min(self.min_remaining, (credential.end - credential.obtained) / 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
