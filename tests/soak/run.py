@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -77,6 +77,7 @@ class Judge:
         self.tally: Tally | None = None  # of the present phase
         self.outage_over = float("inf")  # Unix seconds
         self.all_recovered = asyncio.Event()
+        self._failure: BaseException | None = None
 
     def hear_page(self, number: int, page: dict[str, Any]) -> None:
         """Take note of a *page* of process *number*."""
@@ -108,10 +109,12 @@ class Judge:
             self._begin(self._look_again(link, tally))
 
     async def finish(self) -> None:
-        """Wait for the last looks, and let go of everything."""
+        """Wait for the last looks, and let go of everything. Raises what any look has raised."""
         try:
             while self._looks:
                 await asyncio.gather(*self._looks)
+            if self._failure is not None:
+                raise self._failure
         finally:
             self._threads.shutdown()
             for connection in self._connections:
@@ -151,13 +154,21 @@ class Judge:
     def _get(self, url: str) -> tuple[int, bytes, float]:
         """Return status and body of *url*, and when they came. Blocks; httpx would take too long."""
         self._waiting.pop(url, None)
-        parts = urlsplit(url)
         connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
-        if connection is None:
-            assert parts.hostname is not None
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
-            self._own.connection = connection
-            self._connections.append(connection)
+        if connection is not None:
+            with suppress(http.client.HTTPException, OSError):  # the server may have closed it by now
+                return self._got(connection, url)
+            connection.close()
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+        self._own.connection = connection
+        self._connections.append(connection)
+        return self._got(connection, url)
+
+    @staticmethod
+    def _got(connection: http.client.HTTPConnection, url: str) -> tuple[int, bytes, float]:
+        parts = urlsplit(url)
         connection.request("GET", f"{parts.path}?{parts.query}")
         answer = connection.getresponse()
         return answer.status, answer.read(), time.time()
@@ -165,7 +176,12 @@ class Judge:
     def _begin(self, look: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(look)
         self._looks.add(task)
-        task.add_done_callback(self._looks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        if not look.cancelled() and look.exception() is not None:
+            self._failure = look.exception()
 
 
 class Fleet:
