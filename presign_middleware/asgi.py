@@ -67,7 +67,7 @@ class PresignMiddleware:
 
     def _renew(self, request: Scope, receive: Receive | None, *, is_cancelled: bool = False) -> None:
         due = self.presigner.renewals.due(request)
-        if not due:
+        if not due or asyncio._get_running_loop() is None:  # another kind of loop: signed anew when SPENT
             return
         task = _task_of_request()
         begin = partial(self.presigner.renewals.begin, due, lambda: _response_sent(task, receive))

@@ -129,7 +129,17 @@ class Source:
     @property
     def now(self) -> float:
         """The time by AWS's clock, whatever was done to this host's since the source was asked."""
-        return max(self._time(), self._clock.monotonic() - self._offset)
+        return self.at(self._time(), self._clock.monotonic())
+
+    @property
+    def offset(self) -> float:
+        """Monotonic less AWS's time when the session at hand was obtained; inf: there is no session."""
+        snapshot = self._snapshot
+        return inf if snapshot is None or snapshot.credential.end == inf else self._offset
+
+    def at(self, wall: float, monotonic: float) -> float:
+        """Return *wall*, or what it would be by now: a clock that is set back revives nothing."""
+        return max(wall, monotonic - self._offset)
 
     def present(self, wall: float, monotonic: float) -> Snapshot | None:
         """
@@ -137,9 +147,10 @@ class Source:
 
         *wall* is the time by AWS's clock, as all instants here are.
         """
-        now = max(wall, monotonic - self._offset)  # a clock that is set back revives nothing
+        now = self.at(wall, monotonic)
+        due = self._due  # before the snapshot: `_ask` sets it after that
         snapshot = self._snapshot
-        if now < self._due or snapshot is None:
+        if now < due or snapshot is None:
             return snapshot
         if now >= snapshot.credential.end:
             return None
@@ -148,7 +159,7 @@ class Source:
 
     def is_due(self, wall: float, monotonic: float) -> bool:
         """Return whether asking the source may bring newer credentials."""
-        return max(wall, monotonic - self._offset) >= self._due
+        return self.at(wall, monotonic) >= self._due
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """
@@ -238,12 +249,15 @@ class Source:
         # The time is taken anew: a source may have taken its time.
         wall = self._time()
         offset = self._clock.monotonic() - wall
+        due, soonest = self._next(fresh, wall)
+        # The snapshot first: others read these without a lock, and those that have ended must not look
+        # as if they were not due. Telling comes last, since a logging handler may take its time.
+        self._snapshot = fresh
         # What is kept ends by the clock of when it was given: one that was set back revives nothing.
         self._offset = min(offset, self._offset) if has_failed else offset
-        self._due, self._soonest = self._next(fresh, wall)
+        self._due, self._soonest = due, soonest
         if fresh != held:
-            self._tell_of(fresh)
-        self._snapshot = fresh
+            self._tell_of(fresh, held)
         return fresh
 
     def _kept(self, error: Exception) -> Snapshot:
@@ -311,8 +325,8 @@ class Source:
         span = end - obtained
         return max(end - min(self._lead, span / 3), now + span / 10), soonest
 
-    def _tell_of(self, fresh: Snapshot) -> None:
-        credential, held = fresh.credential, self._snapshot
+    def _tell_of(self, fresh: Snapshot, held: Snapshot | None) -> None:
+        credential = fresh.credential
         if credential.end == inf:
             return
         seconds = round(credential.end - credential.obtained, 3)

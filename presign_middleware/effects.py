@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .errors import SigningError
 from .local import Entry, Flight, Flights, Order, Patience
@@ -50,6 +50,9 @@ _CLOSE_WITHIN = 2.0
 #: Seconds that telling the shared cache of new URLs may take, whoever waits for it and for how long.
 _PUBLISH_WITHIN = 1.0
 
+#: While some URLs of a call are waited for, others may become SPENT: times that it is looked for them.
+_MOST_LOOKS = 3
+
 T = TypeVar("T")
 
 
@@ -68,6 +71,12 @@ def _waited(flight: Flight) -> SigningError:
     return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
 
 
+def _threadless(obj: S3Object, error: RuntimeError) -> SigningError:
+    failure = SigningError(f"origin {obj.origin!r}: no thread could be started to sign in")
+    failure.__cause__ = error
+    return failure
+
+
 class Shares(Protocol):
     """The shared cache. It blocks until the deadline at most (``time.monotonic()``), and never raises."""
 
@@ -76,6 +85,9 @@ class Shares(Protocol):
 
     def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
         """Store new URLs, and return for each what all processes are to use from now on."""
+
+    def is_down(self) -> bool:
+        """Return whether asking would be in vain, because it failed lately. No I/O."""
 
     def connect(self) -> None:
         """Begin to connect, in the background."""
@@ -147,7 +159,9 @@ class Sharing:
     def __init__(self, shared: Shares, resolver: Resolver) -> None:
         self._shared = shared
         self._resolver = resolver
-        self._pool = Pool(_MOST_SHARING, "presign-shared")
+        # Apart, since a publish may hang for long, and a read tells the breaker that it does.
+        self._readers = Pool(_MOST_SHARING, "presign-shared-read")
+        self._publishers = Pool(_MOST_SHARING, "presign-shared-publish")
         self.connect = shared.connect
 
     def read(self, objects: Sequence[S3Object], seconds: float) -> dict[S3Object, Copy]:
@@ -156,17 +170,18 @@ class Sharing:
 
     def read_in_thread(self, objects: Sequence[S3Object], seconds: float) -> Future[dict[S3Object, Copy]]:
         """Do what `read` does, without waiting for it."""
-        return self._submit({}, self.read, objects, seconds)
+        return self._submit(self._readers, {}, self.read, objects, seconds)
 
     def publish(self, items: Sequence[Item]) -> Future[list[Entry]]:
         """Share *items*, and have this process serve what stands; return it, once it is known."""
         own = [item.entry for item in items]
-        standing = self._submit(own, self._publish, items)
+        standing = self._submit(self._publishers, own, self._publish, items)
         return standing if any(entry.is_contested for entry in own) else _known(own)
 
     def close(self) -> None:
         """Let go of threads and connections."""
-        self._pool.close()
+        self._readers.close()
+        self._publishers.close()
         self._shared.close()
 
     def _publish(self, items: Sequence[Item]) -> list[Entry]:
@@ -176,9 +191,11 @@ class Sharing:
                 self._resolver.adopt(item.entry, entry)
         return standing
 
-    def _submit(self, otherwise: T, work: Callable[..., T], *args: Any) -> Future[T]:
+    def _submit(self, pool: Pool, otherwise: T, work: Callable[..., T], *args: Any) -> Future[T]:
+        if self._shared.is_down():  # here, and not behind what still hangs in the threads
+            return _known(otherwise)
         try:
-            return self._pool.submit(work, *args)
+            return pool.submit(work, *args)
         except RuntimeError:  # the interpreter is ending, and what runs then may still want URLs
             return _known(otherwise)
 
@@ -294,7 +311,8 @@ class AsyncioEffects:
         self._pool = pool
         # By source of credentials: one that hangs must not hold up the others.
         self._boarding: dict[Hashable, list[Flight]] = {}
-        self._turns: dict[Hashable, asyncio.Lock] = {}
+        # Weak: a lock that was waited for knows its loop, which would then never be let go of.
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._reading: list[Flight] = []  # what the next read is to ask for
         self._read: asyncio.Task[Mapping[S3Object, Copy]] | None = None  # the next one
         self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps only weak references to its tasks
@@ -306,7 +324,8 @@ class AsyncioEffects:
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Add *opened* to what takes off in the next turn of the loop."""
         for flight in opened:
-            queue = self._signing.queue(flight.object)
+            # Whoever has no patience left must not wait for the reads of those who have.
+            queue = (self._signing.queue(flight.object), flight.order.patience.left > 0)
             if queue in self._boarding:
                 self._boarding[queue].append(flight)
                 continue
@@ -340,14 +359,17 @@ class AsyncioEffects:
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
-        return await self._in_turn(self._signing.queue(objects[0]), self._signing.prepare, objects)
+        try:
+            return await self._in_turn(self._signing.queue(objects[0]), self._signing.prepare, objects)
+        except RuntimeError as error:
+            return {obj: _threadless(obj, error) for obj in objects}
 
     async def freshen(self, entries: Sequence[Entry]) -> None:
         """`Signs.freshen`, source by source; for so long as anyone waits."""
         queues: dict[Hashable, list[Entry]] = {}
         for entry in entries:
             queues.setdefault(self._signing.queue(entry.object), []).append(entry)
-        with suppress(TimeoutError):  # a source hangs: what is at hand must do
+        with suppress(TimeoutError, RuntimeError):  # a source hangs, or no thread: what is at hand must do
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(
                     *(self._in_turn(queue, self._signing.freshen, some) for queue, some in queues.items())
@@ -438,20 +460,30 @@ class Runner:
     ) -> list[Entry]:
         """Return the URL of each of *objects*. May block; raises the first SigningError."""
         entries = self._resolver.quick_all(objects, aliases, scope)
-        missing = _missing(objects, entries)
-        if not missing:
-            return _filled(entries, [])
-        return _filled(entries, _each(self._wait(missing, self._lookup(scope), scope)))
+        for _ in range(_MOST_LOOKS):
+            missing = _missing(objects, entries)
+            if not missing:
+                break
+            found = _filled(entries, _each(self._wait(missing, self._lookup(scope), scope)))
+            entries = self._resolver.unspent(found)
+        else:
+            return found
+        return _filled(entries, [])
 
     async def afind_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
     ) -> list[Entry]:
         """Return what `find_all` returns, without ever blocking the event loop."""
         entries = self._resolver.quick_all(objects, aliases, scope)
-        missing = _missing(objects, entries)
-        if not missing:
-            return _filled(entries, [])
-        return _filled(entries, _each(await self._await(missing, self._lookup(scope), scope)))
+        for _ in range(_MOST_LOOKS):
+            missing = _missing(objects, entries)
+            if not missing:
+                break
+            found = _filled(entries, _each(await self._await(missing, self._lookup(scope), scope)))
+            entries = self._resolver.unspent(found)
+        else:
+            return found
+        return _filled(entries, [])
 
     def renew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
         """Return URLs in the place of *entries*, FRESH if they can be. May block."""
@@ -485,7 +517,12 @@ class Runner:
 
     async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `sign_once` returns, without ever blocking the event loop."""
-        return await asyncio.wrap_future(self._pool.submit(self.sign_once, obj, headers))
+        try:
+            signing = self._pool.submit(self.sign_once, obj, headers)
+        except RuntimeError as error:
+            self._counts.failed += 1
+            raise _threadless(obj, error) from error
+        return await asyncio.wrap_future(signing)
 
     async def amake_ready(self, objects: Sequence[S3Object]) -> None:
         """Connect to the shared cache, and prepare *objects*, within a few seconds; log what fails."""
@@ -574,7 +611,7 @@ def _missing(objects: Sequence[S3Object], entries: Sequence[Entry | None]) -> li
     return [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
 
 
-def _filled(entries: list[Entry | None], waited: Sequence[Entry]) -> list[Entry]:
+def _filled(entries: Sequence[Entry | None], waited: Sequence[Entry]) -> list[Entry]:
     """Return *entries* with what was *waited* for in its gaps."""
     rest = iter(waited)
     return [next(rest) if entry is None else entry for entry in entries]

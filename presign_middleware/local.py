@@ -6,7 +6,8 @@ Both belong to one process. Neither reads a clock nor signs anything.
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from math import inf
 from threading import Lock
 from typing import NamedTuple
@@ -255,7 +256,7 @@ class Flights:
     def land(self, flight: Flight, answer: Entry | SigningError) -> None:
         """Give everyone who waits the *answer*, unless the flight was given up meanwhile."""
         self._leave(flight)
-        if not flight.future.done():
+        with suppress(InvalidStateError):  # not done() first: whoever waits too long gives it up in a thread
             flight.future.set_result(answer)
 
     def abandon(self, flights: Iterable[Flight]) -> None:
@@ -263,7 +264,8 @@ class Flights:
         for flight in flights:
             if not flight.future.done():
                 self._leave(flight)
-                flight.future.set_result(None)
+                with suppress(InvalidStateError):  # it has landed just now
+                    flight.future.set_result(None)
 
     def _leave(self, flight: Flight) -> None:
         with self._lock:

@@ -59,8 +59,11 @@ class Skipped(Exception):
 class _Socket(socket.socket):
     """A socket that gives up at an instant, where others give up after so long a silence."""
 
-    deadline = inf  # monotonic seconds
     has_answered = False  # since whoever uses it last set this
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.deadline = monotonic() + 2 * _CONNECT_WITHIN  # seconds: for the connection and its first answer
 
     def recv(self, *args: Any) -> bytes:
         self._limit()
@@ -73,11 +76,10 @@ class _Socket(socket.socket):
         return super().sendall(*args)
 
     def _limit(self) -> None:
-        if self.deadline != inf:
-            left = self.deadline - monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self.settimeout(left)
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.settimeout(left)
 
 
 #: What pymemcache takes for the socket module.
@@ -151,6 +153,12 @@ class Server:
         client.close()
         return answer
 
+    def is_down(self) -> bool:
+        """Return whether the breaker is open; begin a probe if it is time for one."""
+        if self._is_open:  # read without the condition: who comes a moment late is told by `use`
+            self.connect()
+        return self._is_open
+
     def connect(self) -> None:
         """Begin to make a connection, in the background, if there is none."""
         with self._condition:
@@ -209,8 +217,9 @@ class Server:
                 if self._is_open:
                     logger.info("memcached %s answers again", self.name)
                 self._is_open = False
-                self._idle.append(client)
-                client = None
+                if len(self._idle) < max(_MOST_IDLE, self._waiting):
+                    self._idle.append(client)
+                    client = None
             self._condition.notify_all()
         if client is not None:
             client.close()

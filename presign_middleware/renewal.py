@@ -67,10 +67,13 @@ class Renewals:
         """Renew *entries* in a task of the running loop, once *response_sent* returns."""
         with suppress(RuntimeError):  # no asyncio here: the next request will see to it
             loop = asyncio.get_running_loop()
-            work = self._renew_after(self._claimed(entries), response_sent)
+            claimed = self._claimed(entries)
+            work = self._renew_after(claimed, response_sent)
             task = loop.create_task(work, context=Context())  # an empty one: it belongs to no request
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            # Not in a `finally`: a task that is cancelled before its first step never reaches it.
+            task.add_done_callback(lambda _: self._release(claimed))
 
     def begin_in_thread(self, entries: Sequence[Entry]) -> None:
         """Renew *entries* in a thread; leave it to the next request where several are at it already."""
@@ -111,8 +114,6 @@ class Renewals:
                 self._note(entries, await self._runner.arenew(entries))
         except TimeoutError:
             pass  # the next request that meets them will see to it
-        finally:
-            self._release(entries)
 
     def _is_due(self, obj: S3Object, wall: float, monotonic: float) -> bool:
         if obj in self._under_way or monotonic < self._at_rest.get(obj, (0, 0))[0]:

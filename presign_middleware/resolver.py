@@ -160,6 +160,11 @@ class Resolver:
                 for obj, alias in zip(objects, aliases, strict=True)
             ]
 
+    def unspent(self, entries: Sequence[Entry]) -> list[Entry | None]:
+        """Return *entries*, None for those that became SPENT while others of one call were waited for."""
+        wall, monotonic = self._time(), self._monotonic()
+        return [None if entry.is_spent(wall, monotonic) else entry for entry in entries]
+
     def adopt(self, own: Entry, standing: Entry) -> None:
         """Serve *standing* from now on, which another process has shared, where *own* is served."""
         with self._lock:

@@ -80,6 +80,12 @@ class Shared:
         self._counts = counts
         self._clock = clock
 
+    def is_down(self) -> bool:
+        """Return whether the server failed lately and is not asked; it is probed in the background."""
+        is_down = self._server.is_down()
+        self._counts.shared_skipped += is_down
+        return is_down
+
     def connect(self) -> None:
         """Begin to connect, in the background."""
         self._server.connect()

@@ -66,7 +66,7 @@ class _Recipe(Protocol):
     def shelf(self) -> Shelf | None:
         """What these URLs have in common; None: other processes cannot use them."""
 
-    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
 
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
@@ -111,7 +111,7 @@ class _PlanRecipe:
         identity = self.snapshot.identity
         return None if identity is None else Shelf(identity, self._plan.region, self._plan.base)
 
-    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
         path, own = quote_key(obj.key), self.snapshot.credential
         date, digest, credential = signature
@@ -123,8 +123,7 @@ class _PlanRecipe:
             return None  # a lasting key is part of the cache key, and whoever has another has a token
         else:
             url = self._composer(credential, date // DAY).url(path, date, digest)
-        entry = self._entry(obj, url, date, credential, offset)
-        return None if entry.is_spent(wall, wall + offset) else entry
+        return self._entry(obj, url, date, credential, offset)
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*."""
@@ -181,7 +180,7 @@ class _BotoRecipe:
         service = Service.of(self._rotation.life(date, credential), date, self._skew)
         return _alive(Entry(obj, url, date, credential, service, offset), wall)
 
-    def adopted(self, obj: S3Object, signature: Signature, wall: float, offset: float) -> Entry | None:
+    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return None: see `shelf`."""
         return None
 
@@ -281,10 +280,14 @@ class OriginSigning:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
         now = wall + self.policy.skew
         recipe = self._recipe(obj, self._source.present(now, monotonic))
-        if recipe is None or now < recipe.good_until:
+        if recipe is None or self._source.at(now, monotonic) < recipe.good_until:
             return recipe
         may_be_newer = self._source.is_due(now, monotonic) or self._source.held is not recipe.snapshot
         return None if may_be_newer else recipe  # which will say why it is of no use
+
+    def offset(self, wall: float, monotonic: float) -> float:
+        """Return monotonic less wall time; of when the session began, if the clock was set back since."""
+        return min(monotonic - wall, self._source.offset + self.policy.skew)
 
     @property
     def source(self) -> Source:
@@ -415,7 +418,9 @@ class Signing:
         if not -_STEP < offset - self._offset < _STEP:
             self._tell_of_step(self._offset - offset)
         self._offset = offset
-        recipe = self._origins[obj.origin].recipe(obj, wall, monotonic)
+        signing = self._origins[obj.origin]
+        offset = signing.offset(wall, monotonic)  # before the recipe, which may have the session renewed
+        recipe = signing.recipe(obj, wall, monotonic)
         return None if recipe is None else recipe.entry(obj, wall, offset)
 
     def queue(self, obj: S3Object) -> Hashable:
@@ -434,8 +439,11 @@ class Signing:
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
-        recipe = self._origins[obj.origin].last_recipe(obj)
-        return None if recipe is None else recipe.adopted(obj, signature, wall, monotonic - wall)
+        signing = self._origins[obj.origin]
+        offset = signing.offset(wall, monotonic)
+        recipe = signing.last_recipe(obj)
+        entry = None if recipe is None else recipe.adopted(obj, signature, offset)
+        return None if entry is None or entry.is_spent(wall, monotonic) else entry
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""

@@ -49,7 +49,7 @@ def boto_session(credentials: Any) -> boto3.Session:
 
 def let_publish(presigner: Presigner) -> None:
     """Wait until what *presigner* wants to publish is published, or has failed to be."""
-    presigner._runner._sharing._pool.close()  # type: ignore[union-attr]
+    presigner._runner._sharing._publishers.close()  # type: ignore[union-attr]
 
 
 def counted(presigner: Presigner, *names: str) -> tuple[int, ...]:
