@@ -15,7 +15,7 @@ from typing import Any
 from .local import Entry, Patience
 from .objects import S3Object
 
-__all__ = ["Scope", "catching", "current", "paused"]
+__all__ = ["Scope", "catching", "current", "paused", "swap"]
 
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
@@ -112,6 +112,13 @@ class Scope:
 #: Return the scope of the request being served here, or None. The context variable's
 #: own method, because it is asked for on every URL.
 current = _current.get
+
+
+def swap(scope: Scope | None) -> Scope | None:
+    """Make *scope* that of what runs here from now on, and return the one there was."""
+    before = _current.get()
+    _current.set(scope)
+    return before
 
 
 def catching() -> bool:

@@ -81,6 +81,7 @@ def test_the_version() -> None:
         "from presign_middleware import Presigner, Origin, presigned, intercept",
         "from presign_middleware import *",
         "import presign_middleware.asgi",
+        "import presign_middleware.wsgi",
         "import presign_middleware.testing",
         "from presign_middleware import intercept; intercept()",
     ],
