@@ -88,7 +88,7 @@ class Catching:
         for the first hop itself: a redirect is signed only by the origin that covered the
         first hop, or else any server could have this one sign for it.
         """
-        unsigned = self._unsigned(url) if "X-Amz-Signature=" in url else None
+        unsigned = self.unsigned(url) if "X-Amz-Signature=" in url else None
         try:
             place = self._targets.located(unsigned or url)
             if not _is_ours(place, method, headers):
@@ -124,8 +124,8 @@ class Catching:
         self.counts.caught += 1
         return url
 
-    def _unsigned(self, url: str) -> str | None:
-        """Return the unsigned form of *url* if this presigner made it and still holds it."""
+    def unsigned(self, url: str) -> str | None:
+        """Return the unsigned form of *url*, a signed one, if this presigner made it and still holds it."""
         bare, _, query = url.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
         signed = dict(pairs)

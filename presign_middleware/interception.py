@@ -16,6 +16,8 @@ import wrapt
 
 from .clients.catching import ambient
 from .clients.httpx import HttpxHooks
+from .clients.requests import RequestsHooks
+from .clients.urllib3 import Urllib3Hooks
 from .errors import ConfigurationError
 from .presigner import Presigner
 
@@ -26,7 +28,15 @@ class _Hooks(Protocol):
     def remove(self) -> None: ...
 
 
-_CLIENTS: dict[str, Callable[[ModuleType], _Hooks]] = {"httpx": HttpxHooks, "httpx2": HttpxHooks}
+_CLIENTS: dict[str, Callable[[ModuleType], _Hooks]] = {
+    "httpx": HttpxHooks,
+    "httpx2": HttpxHooks,
+    "requests": RequestsHooks,
+    "urllib3": Urllib3Hooks,
+}
+
+#: A client that others send through: only their own hooks know a redirect for what it is.
+_BRINGS = {"urllib3": ("requests",)}
 
 _lock = RLock()  # an import hook may fire while one of ours is being placed
 _wanted: Counter[str] = Counter()
@@ -51,7 +61,7 @@ class Interception:
             self._placed = False
             if self._presigner is not None:
                 ambient.remove(self._presigner)
-            for name in self._names:
+            for name in reversed(self._names):  # no client is hooked without those it brings
                 _wanted[name] -= 1
                 if not _wanted[name] and name in _installed:
                     _installed.pop(name).remove()
@@ -65,7 +75,8 @@ class Interception:
 
 def intercept(*clients: str, presigner: Presigner | None = None) -> Interception:
     """
-    Hook *clients* (all that are supported when none is named): "httpx", "httpx2".
+    Hook *clients* (all that are supported when none is named): "httpx", "httpx2", "requests",
+    "urllib3". The last brings "requests" along, which sends through it.
 
     The middleware does this by itself. With *presigner* the hooks sign outside of
     scopes too, everywhere in the process.
@@ -78,7 +89,8 @@ def intercept(*clients: str, presigner: Presigner | None = None) -> Interception
         raise ConfigurationError(
             f"cannot intercept {min(unknown)!r}; known clients are {', '.join(_CLIENTS)}"
         )
-    names = tuple(dict.fromkeys(clients)) or tuple(_CLIENTS)
+    asked = clients or tuple(_CLIENTS)
+    names = tuple(dict.fromkeys(name for one in asked for name in (*_BRINGS.get(one, ()), one)))
     with _lock:
         if presigner is not None:
             ambient.append(presigner)

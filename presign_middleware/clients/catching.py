@@ -12,7 +12,7 @@ from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import catching, current
 
-__all__ = ["Mark", "Marks", "ambient", "judge"]
+__all__ = ["Mark", "Marks", "ambient", "judge", "unsigned"]
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -28,7 +28,9 @@ _PLUMBING = {
     "httpcore2",
     "httpx",
     "httpx2",
+    "requests",
     "threading",
+    "urllib3",
     "wrapt",
 }
 _PLUMBING.add(__name__.partition(".")[0])
@@ -73,6 +75,19 @@ def judge(
     if first is None:
         marks[presigner] = Mark(url, verdict.first)
     return verdict.catch
+
+
+def unsigned(presigner: Presigner | None, url: str) -> str | None:
+    """
+    Return the unsigned form of *url* if a presigner that may decide about it has signed it, or None.
+
+    For clients that log a URL, or keep it, before it comes to `judge`, which is to get *url* itself.
+    """
+    if "X-Amz-Signature=" not in url or not catching():
+        return None
+    scope = current()
+    deciding = (presigner,) if presigner else (scope.presigner,) if scope else tuple(ambient)
+    return next((bare for one in deciding if (bare := one.catching.unsigned(url)) is not None), None)
 
 
 def _of_scope(url: str) -> Presigner | None:

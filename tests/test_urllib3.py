@@ -1,0 +1,552 @@
+"""
+What holds for urllib3: used directly, under botocore, and through proxies.
+
+What it does for requests is in ``test_requests.py``. Hooks are the only way.
+"""
+
+import contextvars
+import datetime
+import http.client
+import logging
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+import requests
+import urllib3
+from botocore import UNSIGNED
+from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from test_httpx import KEYS, everything
+from test_httpx_boundaries import UNCOVERED
+from test_interception import in_a_new_interpreter
+from test_requests import Sized, seaweedfs_origin
+from ways import ACCESS_KEY, SECRET_KEY, SIGNATURE, Door, opened, origin, presigner_for, signed
+
+from presign_middleware import Policy, Presigner, SigningError, intercept
+from presign_middleware.testing import Clock, SeaweedFS
+
+
+@pytest.fixture
+def door(s3_clock: Clock) -> Iterator[Door]:
+    with opened(Door(clock=s3_clock)) as door:
+        yield door
+
+
+@pytest.fixture
+def presigner(door: Door) -> Presigner:
+    return presigner_for(door)
+
+
+@pytest.fixture
+def served(presigner: Presigner) -> Iterator[Presigner]:
+    """Be inside an application's request, with urllib3 hooked."""
+    with intercept("urllib3"), presigner.scope():
+        yield presigner
+
+
+def get(url: str, **options: Any) -> urllib3.BaseHTTPResponse:
+    """Return the answer to a GET, with a pool manager of its own."""
+    with urllib3.PoolManager() as manager:
+        return manager.request("GET", url, **options)
+
+
+# --- C1: which fetches are signed ---------------------------------------------------------------------------
+
+
+def test_a_covered_fetch_arrives(served: Presigner, door: Door) -> None:
+    """C1: by the module's function, a manager, a pool, and streamed: signed, and accepted."""
+    parts = urlsplit(door.base)
+    pool = urllib3.HTTPConnectionPool(str(parts.hostname), parts.port)
+    with urllib3.PoolManager() as manager:
+        streamed = manager.request("GET", door.cat, preload_content=False)
+        answers = [
+            urllib3.request("GET", door.cat).data,
+            get(door.cat).data,
+            pool.request("GET", "/media/cat.jpg").data,
+            b"".join(streamed.stream(2)),
+        ]
+    pool.close()
+    assert answers == [b"a cat"] * 4
+    assert (served.stats()["signed"], served.stats()["caught"]) == (1, 4)
+
+
+def test_a_real_server_answers(seaweedfs: SeaweedFS) -> None:
+    """C1: what is sent is what a real S3 accepts."""
+    client = seaweedfs.client()
+    client.create_bucket(Bucket="urllib3")
+    client.put_object(Bucket="urllib3", Key="a b~ü.jpg", Body=b"a cat")
+    with intercept("urllib3"), Presigner(seaweedfs_origin(seaweedfs, "urllib3")).scope():
+        assert get(f"{seaweedfs.endpoint_url}/urllib3/a b%7Eü.jpg").data == b"a cat"
+
+
+def test_a_manager_made_before_the_hook_is_caught(presigner: Presigner, door: Door) -> None:
+    """C1: also one whose connection is open already."""
+    with urllib3.PoolManager() as manager:
+        statuses = [manager.request("GET", door.cat).status]
+        with intercept("urllib3"), presigner.scope():
+            statuses.append(manager.request("GET", door.cat).status)
+        pool = manager.connection_from_url(door.base)
+        assert pool.num_connections == 1
+    assert statuses == [403, 200]
+
+
+def test_intercepting_requests_leaves_urllib3_alone(presigner: Presigner, door: Door) -> None:
+    """C1: ``intercept("requests")`` signs for requests, and for nobody else who uses urllib3."""
+    with intercept("requests"), presigner.scope():
+        assert requests.get(door.cat, timeout=5).status_code == 200
+        assert get(door.cat).status == 403
+
+
+def test_intercepting_urllib3_brings_requests(served: Presigner, door: Door) -> None:
+    """C1: requests passes there, and its redirects, each a fetch of its own to urllib3, open no way in."""
+    door.moved["/attacker"] = "/media/cat.jpg"
+    assert requests.get(door.cat, timeout=5).status_code == 200
+    assert requests.get(f"{door.base}/attacker", timeout=5).status_code == 403
+    assert signed(door) == [True, False, False]
+
+
+LATER = """
+from presign_middleware import intercept
+import sys
+ours = intercept({names})
+assert not {{"requests", "urllib3"}} & sys.modules.keys(), "intercept imported them"
+{between}
+import requests, urllib3
+functions = [requests.adapters.HTTPAdapter.send, urllib3.connection.HTTPConnection.request]
+functions.append(urllib3.PoolManager.urlopen)
+print(*["presign_middleware" in f.__code__.co_filename for f in functions])
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "between", "expected"),
+    [
+        ("'requests'", "", "True True False"),
+        ("'urllib3'", "from urllib3.poolmanager import PoolManager", "True True True"),
+        ("", "ours.remove()", "False False False"),
+    ],
+)
+def test_a_client_is_hooked_when_it_is_imported(names: str, between: str, expected: str) -> None:
+    """C1, C4: intercept imports no client; one that comes later is hooked as it comes, if still wanted."""
+    assert expected == in_a_new_interpreter(LATER.format(names=names, between=between))
+
+
+# --- C1: redirects ------------------------------------------------------------------------------------------
+
+
+def test_a_redirect_within_an_origin_is_signed(served: Presigner, door: Door) -> None:
+    """C1: a hop is signed when the first hop was covered by the same origin; in a pool too."""
+    door.moved["/media/old.jpg"] = "/media/cat.jpg"
+    assert get(f"{door.base}/media/old.jpg").data == b"a cat"
+    parts = urlsplit(door.base)
+    with urllib3.HTTPConnectionPool(str(parts.hostname), parts.port) as pool:
+        assert pool.urlopen("GET", "/media/old.jpg").data == b"a cat"
+    assert signed(door) == [True] * 4
+
+
+def test_an_uncovered_request_cannot_redirect_into_an_origin(served: Presigner, door: Door) -> None:
+    """C1: whoever is asked first cannot have this process sign for them, by a pool manager or a pool."""
+    door.moved["/attacker"] = "/again"
+    door.moved["/again"] = "/media/cat.jpg"
+    assert get(f"{door.base}/attacker").status == 403
+    parts = urlsplit(door.base)
+    with urllib3.HTTPConnectionPool(str(parts.hostname), parts.port) as pool:
+        assert pool.urlopen("GET", "/attacker").status == 403
+    assert signed(door) == [False] * 6
+    assert served.stats()["passed_redirect"] == 2
+
+
+def test_a_redirect_from_one_origin_to_another_is_not_signed(door: Door, s3_clock: Clock) -> None:
+    """C1: the origin that covered the first hop signs its redirects, and no other does."""
+    door.create_bucket("secrets", region="eu-west-1")
+    door.moved["/media/cat.jpg"] = "/secrets/plan.pdf"
+    both = Presigner(origin(door), origin(door, "secrets", bucket="secrets"), clock=s3_clock)
+    with intercept("urllib3"), both.scope():
+        assert get(door.cat).status == 403
+    assert signed(door) == [True, False]
+
+
+def test_a_redirect_to_another_host_carries_no_signature(
+    served: Presigner, door: Door, s3_clock: Clock
+) -> None:
+    """C1: a cross-host hop has neither the signed query nor the first hop's Host."""
+    with opened(Door(clock=s3_clock)) as other:
+        door.moved["/media/cat.jpg"] = f"{other.base}/elsewhere"
+        get(door.cat)
+        assert [(r.path, r.query) for r in other.arrived] == [("/elsewhere", "")]
+        assert other.base == f"http://{other.arrived[0].host}"
+
+
+def test_a_redirect_to_a_url_signed_here_arrives_and_is_logged_unsigned(
+    served: Presigner, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C1, S5, L1: as in a browser, and "Redirecting ... -> ..." has no signature."""
+    door.moved["/photo"] = served.url(door.cat)
+    with caplog.at_level(logging.DEBUG):
+        assert get(f"{door.base}/photo").data == b"a cat"
+    assert f"Redirecting {door.base}/photo -> {door.cat}" in caplog.text
+    assert SIGNATURE not in caplog.text
+
+
+def test_a_fetch_made_while_another_sends_is_nobodys_redirect(served: Presigner, door: Door) -> None:
+    """O5: a body that fetches as it is read makes a first hop of its own."""
+
+    def body() -> Iterator[bytes]:
+        yield get(door.cat).data
+
+    urllib3.request("PUT", f"{door.base}/other/new.jpg", body=body())
+    assert sorted((r.method, SIGNATURE in r.query) for r in door.arrived) == [("GET", True), ("PUT", False)]
+
+
+# --- C2: nobody but the socket sees the signature -----------------------------------------------------------
+
+
+def test_a_response_and_the_log_show_unsigned_urls(
+    served: Presigner, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C2, L1: ``response.url``, ``geturl()``, the history of retries, and every DEBUG record."""
+    door.moved["/media/old.jpg"] = "/media/cat.jpg"
+    with caplog.at_level(logging.DEBUG):
+        response = get(f"{door.base}/media/old.jpg")
+    assert response.retries is not None
+    shown = f"{response.url} {response.geturl()} {response.retries.history} {vars(response)!r}"
+    assert SIGNATURE not in shown
+    assert '"GET /media/cat.jpg HTTP/1.1" 200' in caplog.text
+    assert [text for text in map(everything, caplog.records) if SIGNATURE in text] == []
+
+
+def test_errors_show_unsigned_urls(door: Door) -> None:
+    """C2: the text of MaxRetryError, its URL and its causes, though each attempt was signed."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        base = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        away = presigner_for(door, endpoint_url=base)
+        with (
+            intercept("urllib3"),
+            away.scope(),
+            pytest.raises(urllib3.exceptions.MaxRetryError) as caught,
+        ):
+            get(f"{base}/media/cat.jpg", retries=1, timeout=0.05)
+    assert away.stats()["caught"] == 2
+    assert caught.value.url is not None
+    assert caught.value.url.endswith("/media/cat.jpg")
+    told: BaseException | None = caught.value
+    while told is not None:
+        assert SIGNATURE not in f"{told!r}{told}{told.args}"
+        told = told.__cause__ or told.__context__
+
+
+def test_a_url_signed_here_is_treated_like_its_unsigned_form(
+    served: Presigner, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S5, L1: manager and pool recognise it; it arrives with its parameters, and shows no signature."""
+    ours = served.url(door.cat, params={"ResponseContentType": "text/html"})
+    parts = urlsplit(door.base)
+    with (
+        caplog.at_level(logging.DEBUG),
+        urllib3.HTTPConnectionPool(str(parts.hostname), parts.port) as pool,
+    ):
+        answers = [get(ours), pool.request("GET", ours.removeprefix(door.base))]
+    assert {"text/html"} == {answer.headers["Content-Type"] for answer in answers}
+    assert SIGNATURE not in f"{[answer.url for answer in answers]} {caplog.text}"
+    assert served.stats()["signed"] == 1
+
+
+# --- C5: bodies ---------------------------------------------------------------------------------------------
+
+
+def test_a_one_shot_upload_is_read_once_and_not_replayed(door: Door) -> None:
+    """C5: it is sent once, whether S3 takes it or refuses it."""
+    writer = presigner_for(door, methods=("GET", "PUT"))
+    accepted, refused = Sized(), Sized()
+    url, headers = f"{door.base}/media/new.jpg", {"Content-Length": "9"}
+    with intercept("urllib3"), writer.scope():
+        statuses = [urllib3.request("PUT", url, body=accepted.chunks(), headers=headers).status]
+        door.remove_key(ACCESS_KEY)
+        statuses.append(urllib3.request("PUT", url, body=refused.chunks(), headers=headers).status)
+    assert statuses == [200, 403]
+    assert (accepted.readings, refused.readings, len(door.arrived)) == (1, 1, 2)
+    assert door.arrived[0].body == b"a new cat"
+
+
+# --- S5, S6: what is signed, and what is left alone ---------------------------------------------------------
+
+
+def test_botocores_own_traffic_passes_untouched(served: Presigner, door: Door) -> None:
+    """S5: a boto3 client inside a request signs for itself, or does not; no hook counts or changes it."""
+    before = served.stats()
+    for config in (Config(retries={"total_max_attempts": 1}), Config(signature_version=UNSIGNED)):
+        client = boto3.client(
+            "s3",
+            endpoint_url=door.base,
+            region_name="eu-west-1",
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            config=config,
+        )
+        with pytest.raises(client.exceptions.ClientError):  # the door knows presigned requests alone
+            client.get_object(Bucket="media", Key="cat.jpg")
+    assert signed(door) == [False, False]
+    assert [bool(r.header("authorization")) for r in door.arrived] == [True, False]
+    assert before == served.stats()
+
+
+def test_botocore_works_under_the_hooks(seaweedfs: SeaweedFS) -> None:
+    """S5: it writes, waits for 100-continue and reads, in a scope that covers the bucket."""
+    client = seaweedfs.client()
+    client.create_bucket(Bucket="botocores")
+    presigner = Presigner(seaweedfs_origin(seaweedfs, "botocores"))
+    with intercept("urllib3"), presigner.scope():
+        client.put_object(Bucket="botocores", Key="k", Body=b"x" * 100_000)
+        assert client.get_object(Bucket="botocores", Key="k")["Body"].read() == b"x" * 100_000
+    assert presigner.stats()["caught"] == 0
+
+
+def test_what_is_signed_or_authorised_by_others_passes_untouched(served: Presigner, door: Door) -> None:
+    """S5: byte for byte."""
+    queries = ["AWSAccessKeyId=AKIA1&Signature=x%2By%3D&Expires=1", "X-Amz-Signature=0f&X-Amz-Expires=60"]
+    for query in queries:
+        get(f"{door.cat}?{query}")
+    get(door.cat, headers={"Authorization": "mine"})
+    get(door.cat, headers={"authorization": b"mine"})
+    assert [*queries, "", ""] == [request.query for request in door.arrived]
+
+
+def test_headers_are_signed_only_where_s3_needs_it(door: Door) -> None:
+    """S6: x-amz-* for their request alone; Range and tracing headers never."""
+    with opened(Door()) as live:  # boto3 knows the real clock only
+        presigner = presigner_for(live)
+        with intercept("urllib3"), presigner.scope():
+            part = get(live.cat, headers={"Range": "bytes=2-4", "traceparent": "00-aa-bb-01"})
+            own = get(live.cat, headers={"X-Amz-Checksum-Mode": "ENABLED"})
+        assert (part.data, own.data) == (b"cat", b"a cat")
+        names = [r.query.partition("SignedHeaders=")[2].partition("&")[0] for r in live.arrived]
+        assert names == ["host", "host%3Bx-amz-checksum-mode"]
+
+
+def test_every_key_arrives_as_the_right_object(served: Presigner, door: Door) -> None:
+    """S1, O3: through urllib3's own quoting."""
+    for key in KEYS.values():
+        door.put("media", key, key.encode())
+    found = [get(f"{door.base}/media/{written}").data for written in KEYS]
+    assert [key.encode() for key in KEYS.values()] == found
+
+
+def test_a_name_with_a_dot_at_its_end_is_another_name(
+    served: Presigner, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O1: urllib3 drops the dot from the Host header, and the hook looks at what was asked for."""
+    connect = urllib3.util.connection.create_connection
+
+    def resolved(address: tuple[str, int], *args: Any, **kwargs: Any) -> Any:
+        return connect(("127.0.0.1", address[1]), *args, **kwargs)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", resolved)
+    named = presigner_for(door, endpoint_url=door.base.replace("127.0.0.1", "s3.localhost"))
+    with named.scope():
+        for host in ("s3.localhost", "s3.localhost."):
+            get(door.cat.replace("127.0.0.1", host))
+    assert signed(door) == [True, False]
+
+
+# --- O4, O5, O6, D1, D7 -------------------------------------------------------------------------------------
+
+
+def test_what_is_not_covered_goes_out_untouched(door: Door) -> None:
+    """O4: path, query and headers are byte for byte those of the bare library."""
+    narrow = presigner_for(door, prefix="public/")
+    urls = [f"{door.base}{path}" for path in UNCOVERED.values()]
+    headers = {"User-Agent": "me", "X-Amz-Meta-Thing": "kept"}
+    for url in urls:
+        get(url, headers=headers)
+    with intercept("urllib3"), narrow.scope():
+        for url in urls:
+            get(url, headers=headers)
+    wire = [(request.path, request.query, request.headers) for request in door.arrived]
+    assert wire[: len(urls)] == wire[len(urls) :]
+    assert (narrow.stats()["passed_uncovered"], narrow.stats()["signed"]) == (4, 0)
+
+
+def test_a_fetch_that_cannot_be_signed_does_not_leave(door: Door) -> None:
+    """O5: the caller gets SigningError, without a retry; with on_error="pass" it goes out unsigned."""
+    with intercept("urllib3"):
+        with presigner_for(door, session=None).scope(), pytest.raises(SigningError, match="no credentials"):
+            get(door.cat)
+        assert door.arrived == []
+        lenient = presigner_for(door, session=None, policy=Policy(on_error="pass"))
+        with lenient.scope():
+            assert get(door.cat).status == 403
+    assert (signed(door), lenient.stats()["passed_on_error"]) == ([False], 1)
+
+
+def test_a_connection_that_cannot_be_signed_for_does_not_send(
+    served: Presigner, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O5: one that makes its request line in a way of its own, as a fork of urllib3 does, is refused."""
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "_encode_request", None, raising=False)
+    with pytest.raises(SigningError, match="connections of HTTPConnection"):
+        get(door.cat)
+    assert door.arrived == []
+
+
+def test_a_connection_that_did_not_send_is_fit_for_the_next(served: Presigner, door: Door) -> None:
+    """O5: after SigningError the pool gives a connection that works."""
+    with urllib3.PoolManager(maxsize=1, block=True) as manager:
+        for _ in range(2):
+            with presigner_for(door, session=None).scope(), pytest.raises(SigningError):
+                manager.request("GET", door.cat)
+            assert manager.request("GET", door.cat).data == b"a cat"
+
+
+def test_nothing_is_caught_while_paused_or_for_links_only(served: Presigner, door: Door) -> None:
+    """O6: paused(), and Origin(catch=False)."""
+    with served.paused():
+        get(door.cat)
+    with presigner_for(door, catch=False).scope():
+        get(door.cat)
+    assert signed(door) == [False, False]
+
+
+def test_a_hundred_fetches_of_one_object_cost_one_signature(served: Presigner, door: Door) -> None:
+    """D1: however many threads of one request share a pool."""
+    with urllib3.PoolManager(maxsize=5) as manager, ThreadPoolExecutor(5) as pool:
+        contexts = [contextvars.copy_context() for _ in range(100)]
+        statuses = list(pool.map(lambda c: c.run(manager.request, "GET", door.cat).status, contexts))
+    assert statuses == [200] * 100
+    assert (served.stats()["signed"], served.stats()["resolved"]) == (1, 100)
+
+
+def test_outside_a_scope_the_call_site_is_told(
+    presigner: Presigner, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D7: unsigned, and logged once with the line of the caller's own code."""
+    names: dict[str, Any] = {"__name__": "shop", "urllib3": urllib3}
+    exec(
+        compile("def fetch(url):\n    urllib3.request('GET', url)\n", "a-shop-with-urllib3.py", "exec"), names
+    )
+    with intercept("urllib3"):
+        for _ in range(2):
+            names["fetch"](door.cat)
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "presign_middleware.clients"]
+    assert "(a-shop-with-urllib3.py:2)" in told
+    assert (signed(door), presigner.stats()["passed_outside_scope"]) == ([False, False], 2)
+
+
+def test_what_was_removed_signs_nothing_where_it_is_kept(presigner: Presigner, door: Door) -> None:
+    """C4: a function of ours that another tool has in a closure is inert once we are gone, and stays so."""
+    connection: Any = urllib3.connection.HTTPConnection
+    bare = vars(connection)["request"]
+    ours = intercept("urllib3")
+    hooked = vars(connection)["request"]
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return hooked(*args, **kwargs)
+
+    connection.request = theirs
+    try:
+        with presigner.scope():
+            statuses = [get(door.cat).status]
+            ours.remove()
+            statuses.append(get(door.cat).status)
+            with intercept("urllib3"):
+                statuses.append(get(door.cat).status)
+            assert theirs is vars(connection)["request"]
+    finally:
+        connection.request = bare
+    assert (statuses, presigner.stats()["caught"]) == ([200, 403, 200], 2)
+
+
+# --- S10: proxies -------------------------------------------------------------------------------------------
+
+
+def test_a_forward_proxy_is_told_the_signed_url(door: Door) -> None:
+    """S10: the whole URL is in the request line, and the signature is for its host."""
+    named = presigner_for(door, endpoint_url="http://s3.localhost:9000")
+    with intercept("urllib3"), named.scope(), urllib3.ProxyManager(door.base) as manager:
+        assert manager.request("GET", "http://media.s3.localhost:9000/cat.jpg").data == b"a cat"
+    assert [request.host for request in door.arrived] == ["media.s3.localhost:9000"]
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    """Give the server's side of TLS for s3.localhost, which nobody trusts."""
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")]),
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(1))
+        .not_valid_after(now + datetime.timedelta(1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "s3.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+def tunnel_once(listener: socket.socket, tls: ssl.SSLContext, door: Door, asked: list[bytes]) -> None:
+    """Be a proxy for one CONNECT, and behind it the server: pass one request on to *door*."""
+    client, _ = listener.accept()
+    with client:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        asked.append(head.split(b"\r\n")[0])
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with tls.wrap_socket(client, server_side=True) as plain:
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += plain.recv(1024)
+            parts = urlsplit(door.base)
+            with socket.create_connection((str(parts.hostname), parts.port or 0)) as server:
+                server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                with server.makefile("rb") as answer, plain.makefile("wb") as out:
+                    shutil.copyfileobj(answer, out)
+
+
+def test_a_tunnel_ends_at_the_host_that_is_signed_for(door: Door, tls: ssl.SSLContext) -> None:
+    """S10: through CONNECT the proxy learns the host alone, and the request inside is signed for it."""
+    named = presigner_for(door, endpoint_url="https://s3.localhost")
+    asked: list[bytes] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=tunnel_once, args=(listener, tls, door, asked))
+        thread.start()
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            intercept("urllib3"),
+            named.scope(),
+            pytest.warns(urllib3.exceptions.InsecureRequestWarning),
+            urllib3.ProxyManager(proxy, cert_reqs="CERT_NONE") as manager,
+        ):
+            answer = manager.request("GET", "https://s3.localhost/media/cat.jpg", timeout=5)
+        thread.join()
+    assert answer.data == b"a cat"
+    assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"s3.localhost:443"]]
+    assert (signed(door), door.arrived[0].host) == ([True], "s3.localhost")
+
+
+def test_the_seam_below_is_there() -> None:
+    """C2: the standard library makes bytes of a request line in one place, replaced while one is sent."""
+    assert callable(http.client.HTTPConnection._encode_request)  # type: ignore[attr-defined]  # not in its stubs
