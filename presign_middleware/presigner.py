@@ -155,8 +155,9 @@ class Presigner:
         origin, percent-encoded. *params* are boto3's names, such as
         ``{"ResponseContentDisposition": "attachment"}``. *lifetime* is in whole seconds.
 
-        Blocks only while credentials are being fetched. Safe to call from threads; on
-        an event loop's thread prefer `aurl`.
+        Blocks while credentials are being fetched or a plan is learned, and for at most
+        ``policy.shared_patience`` where the shared cache is asked. Safe to call from threads;
+        on an event loop's thread prefer `aurl`.
 
         Raises:
             NotCovered: No origin holds *target*, or it must not be signed.
@@ -305,7 +306,7 @@ class Presigner:
         return self.counts.as_dict()
 
     def close(self) -> None:
-        """Let go of threads. What is under way ends first; a later call opens them again."""
+        """Let go of threads and connections, after a few seconds at most. A later call opens them again."""
         self._runner.close()
 
     async def aclose(self) -> None:

@@ -53,8 +53,7 @@ class Signs(Protocol):
     """Whoever can sign."""
 
     def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
-        """
-        Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
+        """Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""

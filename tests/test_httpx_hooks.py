@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import httpx
 import pytest
 import wrapt
 from ways import (
@@ -188,6 +189,14 @@ def test_a_presign_transport_under_a_hook_signs_once(way: Way, door: Door) -> No
         outer = PresignTransport(way.presigner, transport_of(way.library, Copying, way.plain()))
         assert way.fetch(door.cat, transport=outer).content == b"a cat"
     assert way.presigner.stats()["caught"] == 1
+
+
+def test_a_url_that_another_process_wide_presigner_has_signed(door: Door) -> None:
+    """S5, L1: of two presigners that hooks use everywhere, the one that signed a URL recognises it."""
+    narrow, wide = presigner_for(door, prefix="private/"), presigner_for(door)
+    with intercept("httpx", presigner=narrow), intercept("httpx", presigner=wide):
+        response = httpx.get(wide.url(door.cat))
+    assert (response.status_code, "X-Amz-Signature" in str(response.url)) == (200, False)
 
 
 def test_a_presign_transport_has_its_own_presigner(way: Way, door: Door) -> None:

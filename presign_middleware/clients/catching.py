@@ -96,7 +96,11 @@ def _of_scope(url: str) -> Presigner | None:
         presigner: Presigner = scope.presigner
         return presigner
     candidates = tuple(ambient)
-    return next((p for p in candidates if p.catching.covers(url)), candidates[0] if candidates else None)
+    for presigner in candidates:
+        # Its own signed URLs too, which are treated like their unsigned form.
+        if presigner.catching.covers(url) or presigner.catching.unsigned(url) is not None:
+            return presigner
+    return candidates[0] if candidates else None
 
 
 def _tell_if_covered(url: str) -> None:
