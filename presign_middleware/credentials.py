@@ -138,16 +138,11 @@ class Source:
         return inf if snapshot is None or snapshot.credential.end == inf else self._offset
 
     def at(self, wall: float, monotonic: float) -> float:
-        """Return *wall*, or what it would be by now: a clock that is set back revives nothing."""
+        """Return *wall*, AWS's time, or what it would be by now: a clock that is set back revives nothing."""
         return max(wall, monotonic - self._offset)
 
-    def present(self, wall: float, monotonic: float) -> Snapshot | None:
-        """
-        Return the snapshot to sign with, or None when the source must be asked first.
-
-        *wall* is the time by AWS's clock, as all instants here are.
-        """
-        now = self.at(wall, monotonic)
+    def present(self, now: float) -> Snapshot | None:
+        """Return the snapshot to sign with *now* (see `at`), or None when the source must be asked first."""
         due = self._due  # before the snapshot: `_ask` sets it after that
         snapshot = self._snapshot
         if now < due or snapshot is None:
@@ -157,9 +152,9 @@ class Source:
         self._ask_in_background()
         return snapshot
 
-    def is_due(self, wall: float, monotonic: float) -> bool:
-        """Return whether asking the source may bring newer credentials."""
-        return self.at(wall, monotonic) >= self._due
+    def is_due(self, now: float) -> bool:
+        """Return whether asking the source *now* may bring newer credentials."""
+        return now >= self._due
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """

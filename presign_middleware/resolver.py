@@ -266,12 +266,13 @@ class Resolver:
         to_share = [flight for flight in flights if flight.object.method in _KEPT_METHODS]
         copies = await effects.read(to_share) if self._is_shared and to_share else {}
         left, signed = [], {}
+        wall, monotonic = self._time(), self._monotonic()
         for flight in flights:
             entry, version = copies.get(flight.object, (None, None))
-            if entry is not None and flight.order.accepts(entry, self._time(), self._monotonic()):
+            if entry is not None and flight.order.accepts(entry, wall, monotonic):
                 self._land(flight, entry, effects, is_shared=True)
                 continue
-            answer = self._signing.sign(flight.object, self._time(), self._monotonic())
+            answer = self._signing.sign(flight.object, wall, monotonic)
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:

@@ -11,11 +11,12 @@ import calendar
 import hmac
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
 
@@ -56,40 +57,50 @@ _MOST_RECIPES = 1_000
 _MOST_PLANS = 64
 
 
-class _Recipe(Protocol):
+class _Recipe(ABC):
     """All that signing an object of one kind needs but its key: who signs, with what, for how long."""
 
-    snapshot: Snapshot
-    good_until: float  #: by S3's clock: what is signed from then on cannot be served
+    #: What these URLs have in common; None: other processes cannot use them.
+    shelf: Shelf | None = None
 
-    @property
-    def shelf(self) -> Shelf | None:
-        """What these URLs have in common; None: other processes cannot use them."""
+    def __init__(self, snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts) -> None:
+        self.snapshot = snapshot
+        least = rotation.least(snapshot.credential)
+        #: By S3's clock: what is signed from then on cannot be served.
+        self.good_until = snapshot.credential.end - least
+        #: Whether the credentials are too short for URLs that have *min_remaining* left.
+        self.is_short = least < rotation.min_remaining
+        self._rotation = rotation
+        self._skew = skew
+        self._counts = counts
 
-    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
-        """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
-
+    @abstractmethod
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return a new URL of *obj*; *offset* is monotonic time less wall time."""
 
+    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
+        """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
+        return None
 
-class _PlanRecipe:
+    def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
+        service = Service.of(self._rotation.life(date, credential), date, self._skew)
+        return Entry(obj, url, date, credential, service, offset)
+
+
+class _PlanRecipe(_Recipe):
     """Signs by a plan, with one credential, one lifetime and one set of parameter values."""
 
     def __init__(
         self, plan: Plan, snapshot: Snapshot, rotation: Rotation, obj: S3Object, skew: float, counts: Counts
     ) -> None:
-        self.snapshot = snapshot
+        super().__init__(snapshot, rotation, skew, counts)
+        if snapshot.identity is not None:
+            self.shelf = Shelf(snapshot.identity, plan.region, plan.base)
         self._plan = plan
-        self._rotation = rotation
         self._values = dict(obj.params)
-        self._skew = skew
-        self._counts = counts
         #: Of every URL that the credential does not cut short: of those dated until then.
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew)
         self._whole_until = snapshot.credential.end - rotation.lifetime
-        self._is_short = _is_short(rotation, snapshot)
-        self.good_until = snapshot.credential.end - rotation.least(snapshot.credential)
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
@@ -100,16 +111,10 @@ class _PlanRecipe:
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         self._counts.signed += 1
-        self._counts.short_lived += self._is_short
+        self._counts.short_lived += self.is_short
         if date <= self._whole_until:
             return Entry(obj, url, date, self.snapshot.credential, self._service, offset)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
-
-    @property
-    def shelf(self) -> Shelf | None:
-        """What these URLs have in common."""
-        identity = self.snapshot.identity
-        return None if identity is None else Shelf(identity, self._plan.region, self._plan.base)
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -130,10 +135,6 @@ class _PlanRecipe:
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         return signer.sign(path, date)
 
-    def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
-        service = Service.of(self._rotation.life(date, credential), date, self._skew)
-        return Entry(obj, url, date, credential, service, offset)
-
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
         if composer is None:
@@ -151,20 +152,18 @@ class _PlanRecipe:
         return signer
 
 
-class _BotoRecipe:
-    """Has boto3 sign a shape that no plan can make. Such a URL is dated now, by this host's clock."""
+class _BotoRecipe(_Recipe):
+    """
+    Has boto3 sign a shape that no plan can make. Such a URL is dated now, by this host's clock.
 
-    shelf = None  # without a plan, another process's signature cannot be made a URL
+    It has no shelf: without a plan, another process's signature cannot be made a URL.
+    """
 
     def __init__(
         self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts
     ) -> None:
-        self.snapshot = snapshot
-        self.good_until = snapshot.credential.end - rotation.least(snapshot.credential)
+        super().__init__(snapshot, rotation, skew, counts)
         self._boto = boto
-        self._rotation = rotation
-        self._skew = skew
-        self._counts = counts
 
     def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
         """Return what boto3 makes of *obj*."""
@@ -174,15 +173,8 @@ class _BotoRecipe:
             return error
         self._counts.signed += 1
         self._counts.signed_by_boto3 += 1
-        date = _date(url)
-        self._counts.short_lived += _is_short(self._rotation, self.snapshot)
-        credential = self.snapshot.credential
-        service = Service.of(self._rotation.life(date, credential), date, self._skew)
-        return _alive(Entry(obj, url, date, credential, service, offset), wall)
-
-    def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
-        """Return None: see `shelf`."""
-        return None
+        self._counts.short_lived += self.is_short
+        return _alive(self._entry(obj, url, _date(url), self.snapshot.credential, offset), wall)
 
 
 class _Shape(NamedTuple):
@@ -270,7 +262,7 @@ class OriginSigning:
         self.origin = origin
         self.policy = origin.policy or Policy()
         self._counts = counts
-        self._source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
+        self.source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
         self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
         self._learning = Lock()
@@ -278,32 +270,27 @@ class OriginSigning:
 
     def recipe(self, obj: S3Object, wall: float, monotonic: float) -> _Recipe | None:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        now = wall + self.policy.skew
-        recipe = self._recipe(obj, self._source.present(now, monotonic))
-        if recipe is None or self._source.at(now, monotonic) < recipe.good_until:
+        now = self.source.at(wall + self.policy.skew, monotonic)
+        recipe = self._recipe(obj, self.source.present(now))
+        if recipe is None or now < recipe.good_until:
             return recipe
-        may_be_newer = self._source.is_due(now, monotonic) or self._source.held is not recipe.snapshot
+        may_be_newer = self.source.is_due(now) or self.source.held is not recipe.snapshot
         return None if may_be_newer else recipe  # which will say why it is of no use
 
-    def offset(self, wall: float, monotonic: float) -> float:
-        """Return monotonic less wall time; of when the session began, if the clock was set back since."""
-        return min(monotonic - wall, self._source.offset + self.policy.skew)
-
-    @property
-    def source(self) -> Source:
-        """Where the credentials come from, which other origins may have in common."""
-        return self._source
+    def offset(self, present: float) -> float:
+        """Return *present*, monotonic less wall time; of when the session began, if it was set back since."""
+        return min(present, self.source.offset + self.policy.skew)
 
     def outgrown(self, obj: S3Object) -> Credential | None:
         """Return the credential that should sign *obj* if it is too old for that."""
         recipe = self.last_recipe(obj)
-        if recipe is None or self._source.now < recipe.good_until:
+        if recipe is None or self.source.now < recipe.good_until:
             return None
         return recipe.snapshot.credential
 
     def last_recipe(self, obj: S3Object) -> _Recipe | None:
         """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
-        return self._recipe(obj, self._source.held)
+        return self._recipe(obj, self.source.held)
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
@@ -315,7 +302,7 @@ class OriginSigning:
     def renew(self, than: Credential | None = None) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
         try:
-            return self._source.renew(than)
+            return self.source.renew(than)
         except SourceError as error:
             raise self.failure(error) from error.__cause__
 
@@ -354,9 +341,6 @@ class OriginSigning:
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         rotation, skew, counts = self.policy.rotation(obj.lifetime), self.policy.skew, self._counts
-        if _is_short(rotation, snapshot):
-            least = rotation.least(snapshot.credential)
-            self._source.tell_short(snapshot.credential, rotation.min_remaining, least)
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
@@ -364,6 +348,9 @@ class OriginSigning:
             recipe = _BotoRecipe(self._boto, snapshot, rotation, skew, counts)
         else:
             recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, counts)
+        if recipe.is_short:
+            least = rotation.least(snapshot.credential)
+            self.source.tell_short(snapshot.credential, rotation.min_remaining, least)
         self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
         return recipe
 
@@ -419,7 +406,7 @@ class Signing:
             self._tell_of_step(self._offset - offset)
         self._offset = offset
         signing = self._origins[obj.origin]
-        offset = signing.offset(wall, monotonic)  # before the recipe, which may have the session renewed
+        offset = signing.offset(offset)  # before the recipe, which may have the session renewed
         recipe = signing.recipe(obj, wall, monotonic)
         return None if recipe is None else recipe.entry(obj, wall, offset)
 
@@ -440,7 +427,7 @@ class Signing:
     def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
         signing = self._origins[obj.origin]
-        offset = signing.offset(wall, monotonic)
+        offset = signing.offset(monotonic - wall)
         recipe = signing.last_recipe(obj)
         entry = None if recipe is None else recipe.adopted(obj, signature, offset)
         return None if entry is None or entry.is_spent(wall, monotonic) else entry
@@ -496,11 +483,6 @@ def _renewed(source: Source, than: Credential | None) -> Snapshot | SourceError:
         return source.renew(than)
     except SourceError as error:
         return error
-
-
-def _is_short(rotation: Rotation, snapshot: Snapshot) -> bool:
-    """Return whether the credentials are too short for URLs that have *min_remaining* left."""
-    return rotation.least(snapshot.credential) < rotation.min_remaining
 
 
 def _alive(entry: Entry, wall: float) -> Entry | SigningError:

@@ -171,7 +171,7 @@ def held(sessions: Sessions) -> Iterator[None]:
 
 
 def source_of(presigner: Presigner, origin: str = "media") -> Source:
-    return presigner._signing._origins[origin]._source
+    return presigner._signing._origins[origin].source
 
 
 def settle(presigner: Presigner) -> None:

@@ -385,7 +385,7 @@ def test_sessions_that_begin_with_little_left(clock: Clock) -> None:
     asks: list[float] = []
     source = Source("a source", fetch, None, 900, 900, 0, clock, Counts())
     for _ in range(600):
-        if source.present(clock.time(), clock.monotonic()) is None:
+        if source.present(source.now) is None:
             source.renew()
         assert source._background.acquire(timeout=DEADLINE)
         source._background.release()
@@ -849,7 +849,7 @@ class Instance:
 
 def seen(source: Source, clock: Clock) -> room.Snapshot:
     """Return what *source* gives now."""
-    snapshot = source.present(clock.time(), clock.monotonic()) or source.renew()
+    snapshot = source.present(source.now) or source.renew()
     assert source._background.acquire(timeout=DEADLINE)
     source._background.release()
     return snapshot

@@ -266,7 +266,7 @@ def dated(url: str) -> int:
 
 def left_over(presigner: Presigner) -> list[str]:
     """Return what *presigner* still holds: flights, renewals, locks."""
-    source = presigner._signing._origins["media"]._source
+    source = presigner._signing._origins["media"].source
     locks = {
         "resolver": presigner._runner._resolver._lock,
         "flights": presigner._flights._lock,
