@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-from .effects import Runner
 from .errors import NotCovered, SigningError
 from .local import Table
 from .metrics import Counts
 from .objects import S3Object
 from .origins import Place
+from .runner import Runner
 from .scope import Scope
 from .targets import Targets
 

@@ -18,7 +18,6 @@ from weakref import WeakSet
 
 from .catching import Catching
 from .credentials import effective
-from .effects import Runner
 from .environment import settings
 from .errors import ConfigurationError
 from .local import Entry, Flights, Table
@@ -28,6 +27,7 @@ from .origins import Origin
 from .policy import Policy
 from .renewal import Renewals
 from .resolver import Clock, Resolver
+from .runner import Runner
 from .scope import Scope, current, paused
 from .signing import Signing
 from .targets import Targets

@@ -13,11 +13,12 @@ from contextvars import Context
 from threading import Lock, Semaphore, Thread
 from typing import Any
 
-from .effects import PATIENCE, Runner
+from .effects import PATIENCE
 from .errors import SigningError
 from .local import Entry
 from .objects import S3Object
 from .resolver import Clock
+from .runner import Runner
 from .scope import Scope
 
 __all__ = ["Renewals"]

@@ -41,7 +41,7 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.http import flow_control, h11_impl
 
 import presign_middleware.asgi
-from presign_middleware import NotCovered, Origin, Policy, Presigner, SignedURL, SigningError, effects
+from presign_middleware import NotCovered, Origin, Policy, Presigner, SignedURL, SigningError, effects, runner
 from presign_middleware.asgi import PresignMiddleware
 from presign_middleware.local import Flight, Flights, Order
 from presign_middleware.objects import S3Object
@@ -1652,7 +1652,7 @@ def test_start_up_never_fails(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
     """D5: whatever becomes of one origin, the application starts, the other origin is ready, it is logged."""
-    monkeypatch.setattr(effects, "_READY_WITHIN", 0.5)
+    monkeypatch.setattr(runner, "_READY_WITHIN", 0.5)
     bad, good = Keys(clock), Keys(clock)
     origin = bad.origin("bad")
     if trouble == "fails":

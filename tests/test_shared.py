@@ -21,7 +21,7 @@ from botocore.credentials import ReadOnlyCredentials
 from faults import FakeMemcached, Proxy, eventually
 from fleet import DEADLINE, SECRET, Fleet, Process, access_key, counted, dated, let_publish
 
-from presign_middleware import ConfigurationError, Presigner, effects
+from presign_middleware import ConfigurationError, Presigner, sharing
 from presign_middleware.shared import Shared
 from presign_middleware.testing import Memcached, SeaweedFS
 
@@ -432,14 +432,14 @@ def test_the_publisher_is_faster(fake: FakeMemcached, fleet: Fleet, monkeypatch:
     first = fleet.member(fake.url, fleet.session("ASIAONE")).url(TARGETS[0])
     presigner = fleet.member(fake.url, fleet.session("ASIATWO"))
     presigner.url("s3://media/ready")
-    publish = effects.Sharing.publish
+    publish = sharing.Sharing.publish
 
-    def published(sharing: effects.Sharing, items: Any) -> Any:
-        future = publish(sharing, items)
+    def published(self: sharing.Sharing, items: Any) -> Any:
+        future = publish(self, items)
         wait([future])  # as if the thread of this loop had been suspended just here
         return future
 
-    monkeypatch.setattr(effects.Sharing, "publish", published)
+    monkeypatch.setattr(sharing.Sharing, "publish", published)
     ask_on_a_loop(presigner, TARGETS[0])
     assert presigner.url(TARGETS[0]) == first
 

@@ -23,7 +23,7 @@ import pytest
 from faults import FakeMemcached, Proxy, eventually
 from fleet import DEADLINE, Fleet, counted, let_publish
 
-from presign_middleware import Presigner, effects, memcached
+from presign_middleware import Presigner, memcached, sharing
 from presign_middleware.memcached import Failed, Server, Skipped
 from presign_middleware.testing import Memcached
 
@@ -68,7 +68,7 @@ def never_trying(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def publishing_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have threads that publish give up soon, since a presigner waits for them when it is closed."""
-    monkeypatch.setattr(effects, "_PUBLISH_WITHIN", 0.02)
+    monkeypatch.setattr(sharing, "_PUBLISH_WITHIN", 0.02)
 
 
 class Resolver:

@@ -46,9 +46,9 @@ from ways import ACCESS_KEY, SECRET_KEY, Door, opened, origin, signed
 import presign_middleware.asgi
 import presign_middleware.wsgi
 from presign_middleware import ConfigurationError, Origin, Policy, Presigner, SigningError, intercept
-from presign_middleware.effects import Runner
 from presign_middleware.local import Entry
 from presign_middleware.renewal import Renewals
+from presign_middleware.runner import Runner
 from presign_middleware.scope import Scope, current
 from presign_middleware.testing import Clock, Memcached
 from presign_middleware.wsgi import PresignMiddleware

@@ -1,0 +1,211 @@
+"""
+Who asks for URLs and how: for one or many, in a thread or on an event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+from .effects import AsyncioEffects, BlockingEffects, LoopThreadEffects, run_blocking, threadless
+from .errors import SigningError
+from .local import Entry, Flights, Order, Patience
+from .metrics import Counts
+from .objects import S3Object
+from .pool import Pool
+from .resolver import Effects, Resolver, Signs
+from .scope import Scope
+from .sharing import Shares, Sharing
+
+__all__ = ["Runner"]
+
+logger = logging.getLogger("presign_middleware.runner")
+
+#: Threads in which event loops have credentials fetched: origins that hang at once without harm.
+_MOST_THREADS = 8
+
+#: Seconds that start-up waits for credentials.
+_READY_WITHIN = 5.0
+
+#: While some URLs of a call are waited for, others may become SPENT: times that it is looked for them.
+_MOST_LOOKS = 3
+
+
+class Runner:
+    """Finds URLs for whoever asks: at once where that is possible, else by waiting as one may there."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        signing: Signs,
+        flights: Flights,
+        counts: Counts,
+        shared: Shares | None,
+        patience: float,  # seconds for the shared cache
+    ) -> None:
+        self._resolver = resolver
+        self._signing = signing
+        self._flights = flights
+        self._counts = counts
+        self._patience = patience
+        self._sharing = None if shared is None else Sharing(shared, resolver)
+        self._blocking = BlockingEffects(signing, flights, self._sharing)
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
+        self._pool = Pool(_MOST_THREADS, "presign")
+
+    def find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return the URL of *obj*; see `Resolver.quick`. May block; raises SigningError."""
+        entry = self._resolver.quick(obj, alias, scope)
+        return entry or _each(self._wait([obj], self._lookup(scope), scope))[0]
+
+    async def afind(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return what `find` returns, without ever blocking the event loop."""
+        entry = self._resolver.quick(obj, alias, scope)
+        return entry or _each(await self._await([obj], self._lookup(scope), scope))[0]
+
+    def find_all(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry]:
+        """Return the URL of each of *objects*. May block; raises the first SigningError."""
+        entries = self._resolver.quick_all(objects, aliases, scope)
+        if None not in entries:
+            return entries  # type: ignore[return-value]  # as the line before says
+        return run_blocking(self._fill(objects, entries, scope, self._here()))
+
+    async def afind_all(
+        self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
+    ) -> list[Entry]:
+        """Return what `find_all` returns, without ever blocking the event loop."""
+        entries = self._resolver.quick_all(objects, aliases, scope)
+        if None not in entries:
+            return entries  # type: ignore[return-value]  # as the line before says
+        return await self._fill(objects, entries, scope, self._effects())
+
+    def renew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
+        """Return URLs in the place of *entries*, FRESH if they can be. May block."""
+        self._signing.freshen(_bound(entries))
+        order = self._resolver.renewal(self._new_patience())
+        return self._wait([entry.object for entry in entries], order, None)
+
+    async def arenew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
+        """Return what `renew` returns, without ever blocking the event loop."""
+        await self._effects().freshen(_bound(entries))
+        order = self._resolver.renewal(self._new_patience())
+        return await self._await([entry.object for entry in entries], order, None)
+
+    def replace(self, obj: S3Object) -> Entry:
+        """Return a newer URL of *obj* than this process holds. May block; raises SigningError."""
+        return _each(self._wait([obj], self._resolver.replacement(self._new_patience()), None))[0]
+
+    async def areplace(self, obj: S3Object) -> Entry:
+        """Return what `replace` returns, without ever blocking the event loop."""
+        return _each(await self._await([obj], self._resolver.replacement(self._new_patience()), None))[0]
+
+    def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return a URL that signs *headers* too, for one request alone. May block; raises SigningError."""
+        try:
+            url = self._signing.sign_once(obj, headers)
+        except SigningError:
+            self._counts.failed += 1
+            raise
+        self._counts.from_signer += 1
+        return url
+
+    async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
+        """Return what `sign_once` returns, without ever blocking the event loop."""
+        try:
+            signing = self._pool.submit(self.sign_once, obj, headers)
+        except RuntimeError as error:
+            self._counts.failed += 1
+            raise threadless(obj, error) from error
+        return await asyncio.wrap_future(signing)
+
+    async def amake_ready(self, objects: Sequence[S3Object]) -> None:
+        """Connect to the shared cache, and prepare *objects*, within a few seconds; log what fails."""
+        if self._sharing is not None:
+            self._sharing.connect()
+        effects = self._effects()
+        prepared = [effects.prepare([obj]) for obj in objects]
+        try:
+            async with asyncio.timeout(_READY_WITHIN):
+                refused = await asyncio.gather(*prepared)  # none of them raises
+        except TimeoutError:
+            logger.warning(
+                "not all origins could be made ready within %g s; requests will wait", _READY_WITHIN
+            )
+            return
+        for error in [error for each in refused for error in each.values()]:
+            logger.warning("not ready: %s", error)
+
+    def close(self) -> None:
+        """Let go of threads, once what they do has ended, and of connections."""
+        self._pool.close()
+        if self._sharing is not None:
+            self._sharing.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    async def _fill(
+        self,
+        objects: Sequence[S3Object],
+        entries: Sequence[Entry | None],
+        scope: Scope | None,
+        effects: Effects,
+    ) -> list[Entry]:
+        """Return *entries*, and in their gaps what is waited for. Raises the first SigningError."""
+        for _ in range(_MOST_LOOKS):
+            missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+            waited = iter(_each(await self._resolver.resolve(missing, self._lookup(scope), scope, effects)))
+            found = [next(waited) if entry is None else entry for entry in entries]
+            entries = self._resolver.unspent(found)
+            if None not in entries:
+                break
+        return found
+
+    def _wait(
+        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
+    ) -> list[Entry | SigningError]:
+        return run_blocking(self._resolver.resolve(objects, order, scope, self._here()))
+
+    async def _await(
+        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
+    ) -> list[Entry | SigningError]:
+        return await self._resolver.resolve(objects, order, scope, self._effects())
+
+    def _here(self) -> BlockingEffects:
+        """Return how a blocking call waits in this thread."""
+        if asyncio._get_running_loop() is None:  # the public one raises, which costs 1 us
+            return self._blocking
+        return LoopThreadEffects(self._signing, self._sharing)
+
+    def _effects(self) -> AsyncioEffects:
+        loop = asyncio.get_running_loop()
+        effects = self._loops.get(loop)
+        if effects is None:
+            effects = AsyncioEffects(self._signing, self._flights, self._sharing, self._pool)
+            self._loops[loop] = effects
+        return effects
+
+    def _lookup(self, scope: Scope | None) -> Order:
+        return self._resolver.lookup(scope, self._new_patience() if scope is None else scope.patience)
+
+    def _new_patience(self) -> Patience:
+        return Patience(self._patience)
+
+
+def _bound(entries: Sequence[Entry]) -> list[Entry]:
+    """Return those of *entries* that only newer credentials make live longer."""
+    return [entry for entry in entries if entry.reason in ("credentials", "assumed")]
+
+
+def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
+    """Return *answers*, or raise the first that is an error."""
+    entries = []
+    for answer in answers:
+        if isinstance(answer, SigningError):
+            # A copy: those who waited for one flight must not share a traceback.
+            raise SigningError(*answer.args) from answer.__cause__
+        entries.append(answer)
+    return entries
