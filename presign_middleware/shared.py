@@ -33,6 +33,9 @@ _FORM = re.compile(
     rf"1 (\d{{10}}) ([!-~]{{1,128}}) ([0-9a-f]{{64}})(?: {_INSTANT} {_INSTANT} ([!-~]{{1,8192}}))?", re.ASCII
 ).fullmatch
 
+#: What stands for the token of a key that ends and has none, as some of ``credential_process`` do.
+_TOKENLESS = "-"
+
 T = TypeVar("T")
 
 
@@ -41,7 +44,7 @@ def encode(signature: Signature) -> bytes:
     date, digest, credential = signature
     text = f"1 {date} {credential.access_key} {digest}"
     if credential.end != inf:
-        text += f" {credential.obtained!r} {credential.end!r} {credential.token}"
+        text += f" {credential.obtained!r} {credential.end!r} {credential.token or _TOKENLESS}"
     return text.encode("ascii")
 
 
@@ -51,9 +54,10 @@ def decode(data: bytes) -> Signature | None:
     if found is None:
         return None
     date, access_key, digest, obtained, end, token = found.groups()
-    if token is None:
+    if obtained is None:
         credential = FOREVER._replace(access_key=access_key)
     else:
+        token = None if token == _TOKENLESS else token
         credential = Credential(float(obtained), float(end), "credentials", access_key, token)
         if credential.obtained >= credential.end:
             return None

@@ -124,8 +124,8 @@ class _PlanRecipe(_Recipe):
             url, credential = self.sign(path, date), own
             if not hmac.compare_digest(url[-DIGEST:], digest):
                 return None
-        elif own.end == inf or credential.token is None:
-            return None  # a lasting key is part of the cache key, and whoever has another has a token
+        elif inf in (own.end, credential.end) or (own.token is None) != (credential.token is None):
+            return None  # a lasting key is part of the cache key, and this plan has a token or none
         else:
             url = self._composer(credential, date // DAY).url(path, date, digest)
         return self._entry(obj, url, date, credential, offset)

@@ -83,14 +83,19 @@ class Fleet:
         return boto_session(Credentials(access_key, SECRET))
 
     def session(
-        self, access_key: str, *, seconds: float = 43_200, method: str = "test", token: str | None = None
+        self,
+        access_key: str,
+        *,
+        seconds: float = 43_200,
+        method: str = "test",
+        token: str | None = "token+of/{}==",  # None: keys that end, and have none
     ) -> boto3.Session:
         """Return temporary keys that end in *seconds*; the next ones are called ``NEXT`` + *access_key*."""
-        given_token = token
+        form = token
 
-        def keys(access_key: str) -> dict[str, str]:
-            end, token = self.clock.time() + seconds, given_token or f"token+of/{access_key}=="
-            self.oracle.add_key(access_key, SECRET, token=token, ends=end)
+        def keys(access_key: str) -> Any:
+            end, token = self.clock.time() + seconds, None if form is None else form.format(access_key)
+            self.oracle.add_key(access_key, SECRET, token=token, ends=end if token else None)
             ends = datetime.fromtimestamp(end, UTC).isoformat()
             return {"access_key": access_key, "secret_key": SECRET, "token": token, "expiry_time": ends}
 

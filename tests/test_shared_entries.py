@@ -442,3 +442,14 @@ def test_sessions_without_a_known_end_are_not_shared(fake: FakeMemcached, fleet:
     presigner.close()
     assert stored_commands(fake) == []
     assert counted(presigner, "shared_misses", "shared_errors") == (0, 0)
+
+
+@both_colours
+def test_keys_that_end_and_have_no_token_are_shared(fake: FakeMemcached, fleet: Fleet, urls: URLs) -> None:
+    """K4: what one process signs with such keys is what another hands out; one with a token signs itself."""
+    first = urls(fleet.member(fake.url, fleet.session("ASIAONE", token=None)), TARGETS)
+    second = fleet.member(fake.url, fleet.session("ASIATWO", token=None))
+    assert urls(second, TARGETS) == first
+    assert fleet.refused(first, TARGETS) == []
+    third = fleet.member(fake.url, fleet.session("ASIATHREE"))
+    assert {access_key(url) for url in urls(third, TARGETS)} == {"ASIATHREE"}
