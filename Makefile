@@ -54,8 +54,8 @@ memcached: ## fetch memcached with the system's package manager, if it is absent
 demo: install memcached ## measure a gallery before and after on a real S3 server, then serve it
 	@$(BIN)/python -m presign_middleware demo $(ARGS)
 
-test: install memcached ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: install memcached ## run the tests, on several processors
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-aws: install ## ask a bucket on AWS the same: BUCKET=name [REGION=] [ROLE=arn:...] [ENDPOINT=]
 	@$(BIN)/python -m tests.aws --bucket "$(BUCKET)" --region "$(REGION)" --role "$(ROLE)" \
