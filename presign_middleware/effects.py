@@ -109,6 +109,12 @@ class BlockingEffects:
         with _spent(patience):
             return self._sharing.read([flight.object for flight in flights], patience.left)
 
+    async def catch_up(self, patience: Patience, *, anew: bool = False) -> None:
+        """Have another thread exchange epochs, and wait for it."""
+        if self._sharing is not None:
+            with _spent(patience), suppress(TimeoutError):
+                self._sharing.catch_up(patience.left, anew=anew).result(timeout=max(0, patience.left))
+
     async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread, which goes on when patience is at its end."""
         assert self._sharing is not None  # the resolver publishes what it has read about
@@ -145,6 +151,11 @@ class LoopThreadEffects(BlockingEffects):
         """Read nothing."""
         return {}
 
+    async def catch_up(self, patience: Patience, *, anew: bool = False) -> None:
+        """Have another thread exchange epochs, and do not wait."""
+        if self._sharing is not None:
+            self._sharing.catch_up(patience.left, anew=anew)
+
     async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread and do not wait; what turns out to stand is served from then on."""
         assert self._sharing is not None
@@ -166,6 +177,7 @@ class AsyncioEffects:
         self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._reading: list[Flight] = []  # what the next read is to ask for
         self._read: asyncio.Task[Mapping[S3Object, Copy]] | None = None  # the next one
+        self._catching_up: asyncio.Future[bool] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps only weak references to its tasks
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
@@ -255,6 +267,17 @@ class AsyncioEffects:
     def _end_reading(self, task: asyncio.Task[Any]) -> None:
         if self._read is task:  # cancelled before its first step
             self._reading, self._read = [], None
+
+    async def catch_up(self, patience: Patience, *, anew: bool = False) -> None:
+        """Have another thread exchange epochs, and await it."""
+        if self._sharing is not None:
+            reading = self._catching_up
+            if anew or reading is None or reading.done():
+                reading = asyncio.wrap_future(self._sharing.catch_up(patience.left, anew=anew))
+                self._catching_up = reading  # one for all, so that they go on in one turn of the loop
+            with _spent(patience), suppress(TimeoutError):
+                async with asyncio.timeout(max(0, patience.left)):
+                    await asyncio.shield(reading)
 
     async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Publish in another thread, which goes on when patience is at its end."""

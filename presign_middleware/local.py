@@ -176,6 +176,12 @@ class Table:
             self._aliases[alias] = entry
             entry.alias = alias
 
+    def forget_aliases(self) -> None:
+        """Have every text parsed again, after which its entry is looked at more closely."""
+        for entry in self._aliases.values():
+            entry.alias = None
+        self._aliases.clear()
+
     def _evict(self) -> None:
         for _ in range(_MOST_CHANCES):
             obj = self._queue.popleft()

@@ -41,6 +41,10 @@ class Counts:
     shared_errors: int = 0  # times it failed or was too slow
     shared_skipped: int = 0  # times it was not asked, because it had failed lately
 
+    invalidated: int = 0  # calls that took back the URLs of one object
+    revoked: int = 0  # calls that took back those of an origin
+    epochs_unread: int = 0  # times that it could not be read what other processes have taken back
+
     caught: int = 0  # fetches that a hook or an adapter signed
     passed_uncovered: int = 0  # fetches that it let go: not covered, or not to be signed
     passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request

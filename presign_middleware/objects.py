@@ -16,7 +16,15 @@ from urllib.parse import quote, urlsplit
 
 from .errors import ConfigurationError
 
-__all__ = ["SIGNED_PARAMETERS", "Parameters", "S3Object", "SignedURL", "quote_key", "wire_parameters"]
+__all__ = [
+    "SIGNED_PARAMETERS",
+    "Parameters",
+    "S3Object",
+    "SignedURL",
+    "board_key",
+    "quote_key",
+    "wire_parameters",
+]
 
 #: Wire names and decoded values, in the caller's order.
 Parameters = tuple[tuple[str, str], ...]
@@ -77,6 +85,11 @@ class S3Object(NamedTuple):
             digest.update(b"%d:" % len(data))
             digest.update(data)
         return f"{KEY_VERSION}:{digest.hexdigest()}"
+
+
+def board_key(namespace: str) -> str:
+    """Return the name of the board of epochs, in a cache that processes share."""
+    return f"{KEY_VERSION}:epochs:{hashlib.sha256(namespace.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,13 @@ class Rotation:
         # There may be no newer one any earlier: boto3 renews sessions 10 to 15 minutes before their end.
         return self.min_remaining if credential.end == inf else min(self._share(credential), _RENEWED)
 
-    def life(self, date: int, credential: Credential = FOREVER) -> Life:
-        """Return the instants of a URL that was signed at *date* with *credential*."""
+    def life(self, date: int, credential: Credential = FOREVER, phase: int | None = None) -> Life:
+        """
+        Return the instants of a URL that was signed at *date* with *credential*.
+
+        *phase* is wanted where *date* may lie inside of a window, as an epoch does: such a URL
+        is FRESH until the next window begins, in which all others are signed anew.
+        """
         end: float = date + self.lifetime
         reason = "lifetime"
         if self.signature_age < self.lifetime:
@@ -89,7 +94,8 @@ class Rotation:
             ageing = min(ageing, (credential.end - credential.obtained) / 10)
             if credential.end < end:
                 end, reason, least = credential.end, credential.reason, self.least(credential)
-        return Life(end, reason, min(date + self.period, end - least - ageing), end - least)
+        turn = self.period if phase is None else (phase - date) % self.period or self.period
+        return Life(end, reason, min(date + turn, end - least - ageing), end - least)
 
     def _share(self, credential: Credential) -> float:
         # A short session must not make every URL SPENT at birth: the bounds shrink with it.
@@ -112,6 +118,7 @@ class Policy:
     signature_age: float | None = None  # seconds; set it where a bucket policy limits s3:signatureAge
     assumed_session: float = 900  # seconds a session token is taken to live when nobody knows
     shared_patience: float = 0.05  # seconds that one request waits for the shared cache, all in all
+    invalidation_lag: float = 2.0  # seconds after which all processes know of an invalidation
     refresh_limit: int = 100  # URLs that are renewed after one request
     on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
 
@@ -125,6 +132,7 @@ class Policy:
             ("signature_age", 1),
             ("assumed_session", 1),
             ("shared_patience", 0),
+            ("invalidation_lag", 0.1),
         ):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and least <= value < inf):

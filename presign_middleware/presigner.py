@@ -7,7 +7,7 @@ not hold is decided in `resolver`, signed in `signing` and waited for in `effect
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -19,6 +19,7 @@ from weakref import WeakSet
 from .catching import Catching
 from .credentials import effective
 from .environment import settings
+from .epochs import Epochs
 from .errors import ConfigurationError
 from .local import Entry, Flights, Table
 from .metrics import Counts
@@ -77,6 +78,8 @@ class Presigner:
     ) -> None:
         if not isinstance(namespace, str):
             raise ConfigurationError(f"namespace must be text, got {type(namespace).__name__}")
+        if not namespace.isprintable():
+            raise ConfigurationError(f"namespace must be text that can be printed, got {namespace!r}")
         if local_size < 1:
             raise ConfigurationError(f"local_size must be 1 or more URLs, got {local_size!r}")
         if not origins:
@@ -96,26 +99,39 @@ class Presigner:
         self._open()
         Presigner.alive.add(self)
 
-    def _open(self) -> None:
-        """Make everything that belongs to one process: counters, URLs, locks, threads, flights."""
+    def _open(self, parent: Epochs | None = None) -> None:
+        """Make what belongs to one process: counters, URLs, locks, threads, flights."""
         origins, clock = list(self.origins.values()), self._clock
         self._targets = Targets(origins)
         self.counts = Counts()
         self._table = Table(self._local_size, self.counts)
         self._flights = Flights()
-        self._signing = signing = Signing(origins, self.counts, clock)
+        skews = {origin.name: origin.policy.skew for origin in origins if origin.policy}
+        lag, is_shared = self.policy.invalidation_lag, self._shared is not None
+        self._epochs = Epochs(skews, lag, is_shared=is_shared, parent=parent)
+        self._signing = signing = Signing(origins, self.counts, clock, self._epochs)
+        resolver = Resolver(
+            signing, self._table, self._flights, self.counts, clock, epochs=self._epochs, is_shared=is_shared
+        )
         shared = None
         if self._shared is not None:
             from .shared import Shared  # which imports pymemcache
 
-            shared = Shared(self._shared, self._namespace, signing, self.counts, clock)
-        resolver = Resolver(
-            signing, self._table, self._flights, self.counts, clock, is_shared=shared is not None
+            shared = Shared(
+                self._shared, self._namespace, signing, self._epochs, resolver.forget, self.counts, clock
+            )
+        self._runner = Runner(
+            resolver,
+            signing,
+            self._flights,
+            self.counts,
+            clock,
+            self._epochs,
+            shared,
+            self.policy.shared_patience,
         )
-        patience = self.policy.shared_patience
-        self._runner = Runner(resolver, signing, self._flights, self.counts, shared, patience)
         self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
-        self._by_alias = self._table.by_alias
+        self._by_alias = self._relied if is_shared else self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
         self.catching = Catching(self._targets, self._table, self._runner, self.counts, self._scope)
@@ -258,6 +274,41 @@ class Presigner:
         """Do what `refresh` does, without ever blocking the event loop."""
         return _signed_url(await self._runner.areplace(self._named(str(target))), target)
 
+    def invalidate(self, target: str) -> None:
+        """
+        Take back the URLs of one object, since it was overwritten: its next URL differs, fleet-wide.
+
+        Takes effect here at once, and within ``policy.invalidation_lag`` in every other process
+        that shares the cache and the namespace. It does so for every method, parameter and
+        lifetime. URLs that are out already go on working to their end: S3 knows nothing of this.
+
+        Blocks for at most a second; what the shared cache could not be told is told when it answers.
+
+        Raises:
+            NotCovered: No origin holds *target*.
+        """
+        self._runner.take_back(self._invalidation(target))
+
+    async def ainvalidate(self, target: str) -> None:
+        """Do what `invalidate` does, without ever blocking the event loop."""
+        await self._runner.atake_back(self._invalidation(target))
+
+    def revoke(self, origin: str) -> None:
+        """
+        Take back all URLs of *origin*, an origin's name, as `invalidate` does those of one object.
+
+        Costs the same whatever their number. To end URLs that are out already, disable the key,
+        revoke the role's sessions, or have a bucket policy limit ``s3:signatureAge``.
+
+        Raises:
+            ConfigurationError: There is no such origin.
+        """
+        self._runner.take_back(self._revocation(origin))
+
+    async def arevoke(self, origin: str) -> None:
+        """Do what `revoke` does, without ever blocking the event loop."""
+        await self._runner.atake_back(self._revocation(origin))
+
     def warm(self, targets: Iterable[str]) -> None:
         """Have the URLs of *targets* at hand, here and in the shared cache. Raises as `url` does."""
         for some in _chunks(targets):
@@ -316,6 +367,10 @@ class Presigner:
     def __repr__(self) -> str:
         return f"Presigner({', '.join(self.origins)})"
 
+    def _relied(self, alias: str) -> Entry | None:
+        """Return what is held under *alias*, unless what other processes may have taken back is unknown."""
+        return self._table.by_alias(alias) if self._monotonic() < self._epochs.good_until else None
+
     def _scope(self) -> Scope | None:
         scope = current()
         return scope if scope is not None and scope.presigner is self else None
@@ -335,6 +390,26 @@ class Presigner:
         if method == "GET" and params is None and lifetime is None:
             return self._named(target), target
         return self._targets.asked(target, method, params, lifetime), None
+
+    def _invalidation(self, target: str) -> Callable[[], None]:
+        obj = self._named(str(target))
+
+        def invalidate() -> None:
+            wall = self._time()
+            self._epochs.invalidate(obj, self._signing.dated(obj, wall), wall)
+            self.counts.invalidated += 1
+
+        return invalidate
+
+    def _revocation(self, origin: str) -> Callable[[], None]:
+        if origin not in self.origins:
+            raise ConfigurationError(f"no origin is called {origin!r}; known are {', '.join(self.origins)}")
+
+        def revoke() -> None:
+            self._epochs.revoke(origin, self._time())
+            self.counts.revoked += 1
+
+        return revoke
 
     def _named(self, target: str) -> S3Object:
         entry = self._by_alias(target)
@@ -383,7 +458,7 @@ def _open_anew() -> None:
     """
     Presigner._from_env_lock = Lock()
     for presigner in list(Presigner.alive):
-        presigner._open()
+        presigner._open(presigner._epochs)
 
 
 if hasattr(os, "register_at_fork"):

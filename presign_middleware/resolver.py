@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
+from .epochs import Epochs
 from .errors import SigningError
 from .local import Entry, Flight, Flights, Order, Patience, Table
 from .metrics import Counts
@@ -112,6 +113,13 @@ class Effects(Protocol):
     async def publish(self, flights: Sequence[Flight], items: Sequence[Item]) -> list[Entry]:
         """Share the *items* of *flights*, and return for each what stands: another may have been first."""
 
+    async def catch_up(self, patience: Patience, *, anew: bool = False) -> None:
+        """
+        Exchange epochs with the fleet, if it has a shared cache, as far as *patience* goes.
+
+        *anew*: not with whoever is at it, and may not know yet what was raised here.
+        """
+
 
 class Resolver:
     """Finds or makes the URL of an object. Reads the clock, does no I/O of its own."""
@@ -124,6 +132,7 @@ class Resolver:
         counts: Counts,
         clock: Clock,
         *,
+        epochs: Epochs,
         is_shared: bool,  # whether another process may have what this one has not
     ) -> None:
         self._signing = signing
@@ -132,6 +141,7 @@ class Resolver:
         self._counts = counts
         self._time = clock.time
         self._monotonic = clock.monotonic
+        self._epochs = epochs
         self._is_shared = is_shared
         self._early: dict[S3Object, tuple[Entry, Entry]] = {}  # adoptions that came before the landing
         self._lock = Lock()
@@ -164,6 +174,15 @@ class Resolver:
         wall, monotonic = self._time(), self._monotonic()
         return [None if entry.is_spent(wall, monotonic) else entry for entry in entries]
 
+    def is_behind(self) -> bool:
+        """Return whether the epochs have to be read before anything is handed out."""
+        return self._epochs.good_until <= self._monotonic()
+
+    def forget(self) -> None:
+        """Look closely at every URL from now on: an epoch was raised."""
+        with self._lock:
+            self._table.forget_aliases()
+
     def adopt(self, own: Entry, standing: Entry) -> None:
         """Serve *standing* from now on, which another process has shared, where *own* is served."""
         with self._lock:
@@ -176,18 +195,18 @@ class Resolver:
 
     def lookup(self, scope: Scope | None, patience: Patience) -> Order:
         """Return the order for a URL that can be served to *scope*."""
-        return Order(lambda *entry_and_now: _servable(scope, *entry_and_now), patience)
+        return Order(lambda *entry_and_now: self._is_servable(scope, *entry_and_now), patience)
 
     def renewal(self, patience: Patience) -> Order:
         """Return the order for a URL that is FRESH, whoever made it."""
-        return Order(Entry.is_fresh, patience, is_renewal=True)
+        return Order(self._is_fresh, patience, is_renewal=True)
 
     def replacement(self, patience: Patience) -> Order:
         """Return the order for a URL that is newer than what this process holds."""
 
         def is_newer(entry: Entry, wall: float, monotonic: float) -> bool:
             held = self._table.get(entry.object)
-            return held is not None and entry.end > held.end and entry.is_fresh(wall, monotonic)
+            return held is not None and entry.end > held.end and self._is_fresh(entry, wall, monotonic)
 
         return Order(is_newer, patience, is_renewal=True)
 
@@ -205,7 +224,7 @@ class Resolver:
                 await effects.launch(opened, self._fly)
                 for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
                     answer = await effects.join(flight, deadline)
-                    if answer is None:
+                    if answer is None or not (is_mine or self._is_in_force(answer)):
                         abandoned.append(flight.object)
                         continue
                     answers[flight.object] = answer
@@ -323,6 +342,8 @@ class Resolver:
     def _quick(
         self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
     ) -> Entry | None:
+        if self._epochs.good_until <= monotonic:
+            return None
         entry = self._known(obj, scope, wall, monotonic)
         if entry is not None:
             if entry.alias is None and alias is not None:
@@ -348,32 +369,42 @@ class Resolver:
         """Return what this request or this process holds of *obj* and may serve."""
         if scope is not None:
             entry = scope.seen(obj)
-            if entry is not None and _servable(scope, entry, wall, monotonic):
+            if entry is not None and self._is_servable(scope, entry, wall, monotonic):
                 self._counts.from_scope += 1
                 return entry
         entry = self._table.get(obj)
-        if entry is None or not _servable(scope, entry, wall, monotonic):
+        if entry is None or not self._is_servable(scope, entry, wall, monotonic):
             return None
         entry.used = True
         self._counts.from_local += 1
         return entry
 
+    def _is_servable(self, scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
+        """
+        Return whether *entry* may be served to *scope*.
 
-def _servable(scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
-    """
-    Return whether *entry* may be served to *scope*.
+        An AGEING entry is, except to a scope that is older than half the AGEING window:
+        a websocket or a job has no response after which it could be renewed. It gets a new
+        one, unless it has had one lately that was no better.
+        """
+        if self._epochs.any and entry.date < self._epochs.of(entry.object):
+            return False
+        if entry.is_fresh(wall, monotonic):
+            return True
+        if entry.is_spent(wall, monotonic):
+            return False
+        if scope is None or monotonic - scope.opened < entry.ageing / 2:
+            return True
+        return scope.is_at_rest(entry.object, monotonic)
 
-    An AGEING entry is, except to a scope that is older than half the AGEING window:
-    a websocket or a job has no response after which it could be renewed. It gets a new
-    one, unless it has had one lately that was no better.
-    """
-    if entry.is_fresh(wall, monotonic):
-        return True
-    if entry.is_spent(wall, monotonic):
-        return False
-    if scope is None or monotonic - scope.opened < entry.ageing / 2:
-        return True
-    return scope.is_at_rest(entry.object, monotonic)
+    def _is_fresh(self, entry: Entry, wall: float, monotonic: float) -> bool:
+        return entry.is_fresh(wall, monotonic) and self._is_in_force(entry)
+
+    def _is_in_force(self, answer: Entry | SigningError) -> bool:
+        """Return whether no epoch was raised since *answer* was signed."""
+        if isinstance(answer, SigningError) or not self._epochs.any:
+            return True
+        return answer.date >= self._epochs.of(answer.object)
 
 
 def _note_age(scope: Scope | None, new: Entry, wall: float, monotonic: float) -> None:

@@ -4,16 +4,17 @@ Who asks for URLs and how: for one or many, in a thread or on an event loop.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 from .effects import AsyncioEffects, BlockingEffects, LoopThreadEffects, run_blocking, threadless
+from .epochs import Epochs
 from .errors import SigningError
 from .local import Entry, Flights, Order, Patience
 from .metrics import Counts
 from .objects import S3Object
 from .pool import Pool
-from .resolver import Effects, Resolver, Signs
+from .resolver import Clock, Effects, Resolver, Signs
 from .scope import Scope
 from .sharing import Shares, Sharing
 
@@ -26,6 +27,9 @@ _MOST_THREADS = 8
 
 #: Seconds that start-up waits for credentials.
 _READY_WITHIN = 5.0
+
+#: Seconds that whoever takes URLs back waits until the shared cache knows of it.
+_TELL_WITHIN = 1.0
 
 #: While some URLs of a call are waited for, others may become SPENT: times that it is looked for them.
 _MOST_LOOKS = 3
@@ -40,6 +44,8 @@ class Runner:
         signing: Signs,
         flights: Flights,
         counts: Counts,
+        clock: Clock,
+        epochs: Epochs,
         shared: Shares | None,
         patience: float,  # seconds for the shared cache
     ) -> None:
@@ -47,6 +53,8 @@ class Runner:
         self._signing = signing
         self._flights = flights
         self._counts = counts
+        self._clock = clock
+        self._epochs = epochs
         self._patience = patience
         self._sharing = None if shared is None else Sharing(shared, resolver)
         self._blocking = BlockingEffects(signing, flights, self._sharing)
@@ -56,12 +64,12 @@ class Runner:
     def find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return the URL of *obj*; see `Resolver.quick`. May block; raises SigningError."""
         entry = self._resolver.quick(obj, alias, scope)
-        return entry or _each(self._wait([obj], self._lookup(scope), scope))[0]
+        return entry or run_blocking(self._fill([obj], [None], [alias], scope, self._here()))[0]
 
     async def afind(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return what `find` returns, without ever blocking the event loop."""
         entry = self._resolver.quick(obj, alias, scope)
-        return entry or _each(await self._await([obj], self._lookup(scope), scope))[0]
+        return entry or (await self._fill([obj], [None], [alias], scope, self._effects()))[0]
 
     def find_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
@@ -70,7 +78,7 @@ class Runner:
         entries = self._resolver.quick_all(objects, aliases, scope)
         if None not in entries:
             return entries  # type: ignore[return-value]  # as the line before says
-        return run_blocking(self._fill(objects, entries, scope, self._here()))
+        return run_blocking(self._fill(objects, entries, aliases, scope, self._here()))
 
     async def afind_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
@@ -79,27 +87,38 @@ class Runner:
         entries = self._resolver.quick_all(objects, aliases, scope)
         if None not in entries:
             return entries  # type: ignore[return-value]  # as the line before says
-        return await self._fill(objects, entries, scope, self._effects())
+        return await self._fill(objects, entries, aliases, scope, self._effects())
 
     def renew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
         """Return URLs in the place of *entries*, FRESH if they can be. May block."""
         self._signing.freshen(_bound(entries))
         order = self._resolver.renewal(self._new_patience())
-        return self._wait([entry.object for entry in entries], order, None)
+        return run_blocking(self._resolve([entry.object for entry in entries], order, self._here()))
 
     async def arenew(self, entries: Sequence[Entry]) -> list[Entry | SigningError]:
         """Return what `renew` returns, without ever blocking the event loop."""
-        await self._effects().freshen(_bound(entries))
+        effects = self._effects()
+        await effects.freshen(_bound(entries))
         order = self._resolver.renewal(self._new_patience())
-        return await self._await([entry.object for entry in entries], order, None)
+        return await self._resolve([entry.object for entry in entries], order, effects)
 
     def replace(self, obj: S3Object) -> Entry:
         """Return a newer URL of *obj* than this process holds. May block; raises SigningError."""
-        return _each(self._wait([obj], self._resolver.replacement(self._new_patience()), None))[0]
+        order = self._resolver.replacement(self._new_patience())
+        return _each(run_blocking(self._resolve([obj], order, self._here())))[0]
 
     async def areplace(self, obj: S3Object) -> Entry:
         """Return what `replace` returns, without ever blocking the event loop."""
-        return _each(await self._await([obj], self._resolver.replacement(self._new_patience()), None))[0]
+        order = self._resolver.replacement(self._new_patience())
+        return _each(await self._resolve([obj], order, self._effects()))[0]
+
+    def take_back(self, raise_epoch: Callable[[], None]) -> None:
+        """Have *raise_epoch* raise one, here and in the fleet. May block for a second."""
+        run_blocking(self._take_back(raise_epoch, self._here()))
+
+    async def atake_back(self, raise_epoch: Callable[[], None]) -> None:
+        """Do what `take_back` does, without ever blocking the event loop."""
+        await self._take_back(raise_epoch, self._effects())
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL that signs *headers* too, for one request alone. May block; raises SigningError."""
@@ -125,6 +144,7 @@ class Runner:
         if self._sharing is not None:
             self._sharing.connect()
         effects = self._effects()
+        await self._catch_up(effects, Patience(_TELL_WITHIN))
         prepared = [effects.prepare([obj]) for obj in objects]
         try:
             async with asyncio.timeout(_READY_WITHIN):
@@ -151,28 +171,45 @@ class Runner:
         self,
         objects: Sequence[S3Object],
         entries: Sequence[Entry | None],
+        aliases: Sequence[str | None],
         scope: Scope | None,
         effects: Effects,
     ) -> list[Entry]:
         """Return *entries*, and in their gaps what is waited for. Raises the first SigningError."""
+        order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope.patience)
+        if self._resolver.is_behind():
+            await self._catch_up(effects, order.patience)
+            entries = self._resolver.quick_all(objects, aliases, scope)
+        found: list[Entry] = []
         for _ in range(_MOST_LOOKS):
             missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-            waited = iter(_each(await self._resolver.resolve(missing, self._lookup(scope), scope, effects)))
+            waited = iter(_each(await self._resolver.resolve(missing, order, scope, effects)))
             found = [next(waited) if entry is None else entry for entry in entries]
             entries = self._resolver.unspent(found)
             if None not in entries:
                 break
         return found
 
-    def _wait(
-        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
+    async def _resolve(
+        self, objects: Sequence[S3Object], order: Order, effects: Effects
     ) -> list[Entry | SigningError]:
-        return run_blocking(self._resolver.resolve(objects, order, scope, self._here()))
+        if self._resolver.is_behind():
+            await self._catch_up(effects, order.patience)
+        return await self._resolver.resolve(objects, order, None, effects)
 
-    async def _await(
-        self, objects: Sequence[S3Object], order: Order, scope: Scope | None
-    ) -> list[Entry | SigningError]:
-        return await self._resolver.resolve(objects, order, scope, self._effects())
+    async def _take_back(self, raise_epoch: Callable[[], None], effects: Effects) -> None:
+        if self._resolver.is_behind():  # the new epoch must be later than what others have raised
+            await self._catch_up(effects, Patience(_TELL_WITHIN))
+        raise_epoch()
+        self._resolver.forget()
+        await effects.catch_up(Patience(_TELL_WITHIN), anew=True)
+
+    async def _catch_up(self, effects: Effects, patience: Patience) -> None:
+        """Know what other processes have taken back, as far as *patience* goes."""
+        await effects.catch_up(patience)
+        if self._resolver.is_behind():  # the shared cache is down or slow, and may only help
+            self._counts.epochs_unread += 1
+            self._epochs.rely(self._clock.monotonic(), was_read=False)
 
     def _here(self) -> BlockingEffects:
         """Return how a blocking call waits in this thread."""
@@ -187,9 +224,6 @@ class Runner:
             effects = AsyncioEffects(self._signing, self._flights, self._sharing, self._pool)
             self._loops[loop] = effects
         return effects
-
-    def _lookup(self, scope: Scope | None) -> Order:
-        return self._resolver.lookup(scope, self._new_patience() if scope is None else scope.patience)
 
     def _new_patience(self) -> Patience:
         return Patience(self._patience)

@@ -17,10 +17,11 @@ from typing import Protocol, TypeVar
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
+from .epochs import Epochs
 from .local import Entry
 from .memcached import Failed, Server, Skipped, parse
 from .metrics import Counts
-from .objects import S3Object
+from .objects import S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
@@ -32,6 +33,9 @@ _INSTANT = r"(\d{1,10}(?:\.\d{1,9})?)"
 _FORM = re.compile(
     rf"1 (\d{{10}}) ([!-~]{{1,128}}) ([0-9a-f]{{64}})(?: {_INSTANT} {_INSTANT} ([!-~]{{1,8192}}))?", re.ASCII
 ).fullmatch
+
+#: Times that the board is read and written until it stands: others may be writing it too.
+_MOST_EXCHANGES = 20
 
 #: What stands for the token of a key that ends and has none, as some of ``credential_process`` do.
 _TOKENLESS = "-"
@@ -77,12 +81,24 @@ class Signs(Protocol):
 class Shared:
     """Entries in memcached, for the objects of one presigner. For any number of threads."""
 
-    def __init__(self, url: str, namespace: str, signs: Signs, counts: Counts, clock: Clock) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        signs: Signs,
+        epochs: Epochs,
+        raised: Callable[[], None],  # called when others have raised an epoch
+        counts: Counts,
+        clock: Clock,
+    ) -> None:
         self._server = Server(*parse(url))
         self._namespace = namespace
         self._signs = signs
         self._counts = counts
         self._clock = clock
+        self._epochs = epochs
+        self._raised = raised
+        self._board = board_key(namespace)
 
     def is_down(self) -> bool:
         """Return whether the server failed lately and is not asked; it is probed in the background."""
@@ -127,6 +143,41 @@ class Shared:
             found = self._use(partial(self._write, items=wanted), deadline) if wanted else None
             wanted = self._settle(wanted, found or {}, standing)
         return list(standing.values())
+
+    def catch_up(self, deadline: float) -> bool:
+        """
+        Know the epochs that other processes have raised, and let them know those raised here.
+
+        Nearly always one read is all, since nothing is behind. Return whether the server has
+        answered and knows all that is known here.
+        """
+        for _ in range(_MOST_EXCHANGES):
+            monotonic = self._clock.monotonic()
+            is_current = self._use(self._exchange, deadline)
+            if is_current is None:
+                return False
+            if is_current:
+                self._epochs.rely(monotonic, was_read=True)
+                return True
+        return False
+
+    def _exchange(self, client: Client) -> bool:
+        """Know what the board says; write it where it is missing or behind. Return whether it was neither."""
+        wall, monotonic = self._clock.time(), self._clock.monotonic()
+        data, version = client.gets(self._board)
+        if data is None:
+            client.add(self._board, self._epochs.begin(wall, monotonic), noreply=False)
+            return False
+        before = self._epochs.version
+        is_to_write = self._epochs.absorb(data, wall)
+        if self._epochs.version != before:
+            self._raised()
+        if is_to_write is None:
+            self._counts.shared_rejected += 1
+            client.cas(self._board, self._epochs.begin(wall, monotonic), version, noreply=False)
+        elif is_to_write:
+            client.cas(self._board, self._epochs.board(), version, noreply=False)
+        return is_to_write is False
 
     def _write(self, client: Client, items: Mapping[str, Item]) -> dict[str, tuple[bytes, bytes]]:
         """Store *items*, and return what stands where another process may have been first."""

@@ -4,11 +4,13 @@ The shared cache as those use it who must not wait for it: in threads, within a 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from threading import Lock
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from .local import Entry
 from .objects import S3Object
+from .persistence import Persistence
 from .pool import Pool
 from .resolver import Copy, Item, Resolver
 
@@ -32,6 +34,13 @@ class Shares(Protocol):
     def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
         """Store new URLs, and return for each what all processes are to use from now on."""
 
+    def catch_up(self, deadline: float) -> bool:
+        """
+        Know the epochs that other processes have raised, and let them know those raised here.
+
+        Return whether all that could be asked have answered, and none is behind.
+        """
+
     def is_down(self) -> bool:
         """Return whether asking would be in vain, because it failed lately. No I/O."""
 
@@ -51,6 +60,9 @@ class Sharing:
         # Apart, since a publish may hang for long, and a read tells the breaker that it does.
         self._readers = Pool(_MOST_SHARING, "presign-shared-read")
         self._publishers = Pool(_MOST_SHARING, "presign-shared-publish")
+        self._telling = Persistence(self._tell, "presign-shared-retry")
+        self._lock = Lock()
+        self._catching_up: Future[bool] | None = None
         self.connect = shared.connect
 
     def read(self, objects: Sequence[S3Object], seconds: float) -> dict[S3Object, Copy]:
@@ -67,8 +79,25 @@ class Sharing:
         standing = self._submit(self._publishers, own, self._publish, items)
         return standing if any(entry.is_contested for entry in own) else _known(own)
 
+    def catch_up(self, seconds: float, *, anew: bool = False) -> Future[bool]:
+        """
+        Have a thread exchange epochs with the fleet within *seconds*, if none is at it, or *anew*.
+
+        What was raised here is told again and again until it is known, whatever becomes of this.
+        """
+        seconds = seconds if seconds > 0 else _PUBLISH_WITHIN  # else nobody waits for it
+        if anew:
+            telling = self._submit(self._publishers, False, self._catch_up, seconds)
+            telling.add_done_callback(lambda told: None if told.result() else self._telling.begin())
+            return telling
+        with self._lock:
+            if self._catching_up is None or self._catching_up.done():
+                self._catching_up = self._submit(self._readers, False, self._catch_up, seconds)
+            return self._catching_up
+
     def close(self) -> None:
         """Let go of threads and connections."""
+        self._telling.close()
         self._readers.close()
         self._publishers.close()
         self._shared.close()
@@ -79,6 +108,12 @@ class Sharing:
             if entry is not item.entry:
                 self._resolver.adopt(item.entry, entry)
         return standing
+
+    def _tell(self) -> bool:
+        return not self._shared.is_down() and self._catch_up(_PUBLISH_WITHIN)
+
+    def _catch_up(self, seconds: float) -> bool:
+        return self._shared.catch_up(monotonic() + seconds)
 
     def _submit(self, pool: Pool, otherwise: T, work: Callable[..., T], *args: Any) -> Future[T]:
         if self._shared.is_down():  # here, and not behind what still hangs in the threads

@@ -14,13 +14,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from math import inf
+from math import floor, inf
 from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
 
 from .credentials import Snapshot, Source, SourceError, Sources, boto_session
+from .epochs import Epochs
 from .errors import SigningError
 from .events import tell
 from .local import Entry, Service
@@ -75,15 +76,27 @@ class _Recipe(ABC):
         self._counts = counts
 
     @abstractmethod
-    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
-        """Return a new URL of *obj*; *offset* is monotonic time less wall time."""
+    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+        """Return a new URL of *obj*, dated no earlier than *epoch*; *offset* is monotonic less wall time."""
+
+    @abstractmethod
+    def latest(self, phase: int, now: float) -> int:
+        """Return the latest date that a URL of *phase* may have *now*."""
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
         return None
 
-    def _entry(self, obj: S3Object, url: str, date: int, credential: Credential, offset: float) -> Entry:
-        service = Service.of(self._rotation.life(date, credential), date, self._skew)
+    def _entry(
+        self,
+        obj: S3Object,
+        url: str,
+        date: int,
+        credential: Credential,
+        offset: float,
+        phase: int | None = None,
+    ) -> Entry:
+        service = Service.of(self._rotation.life(date, credential, phase), date, self._skew)
         return Entry(obj, url, date, credential, service, offset)
 
 
@@ -104,17 +117,19 @@ class _PlanRecipe(_Recipe):
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
-    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
-        """Return a URL of *obj* that is dated at the start of its present window."""
+    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+        """Return a URL of *obj* that is dated at the start of its present window, or at *epoch*."""
         path = quote_key(obj.key)
-        date = self._rotation.date(crc32(path.encode()), wall + self._skew)
+        phase = crc32(path.encode())
+        window = self._rotation.date(phase, wall + self._skew)
+        date = max(window, epoch)
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         self._counts.signed += 1
         self._counts.short_lived += self.is_short
-        if date <= self._whole_until:
+        if epoch <= window <= self._whole_until:
             return Entry(obj, url, date, self.snapshot.credential, self._service, offset)
-        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset), wall)
+        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -128,7 +143,11 @@ class _PlanRecipe(_Recipe):
             return None  # a lasting key is part of the cache key, and this plan has a token or none
         else:
             url = self._composer(credential, date // DAY).url(path, date, digest)
-        return self._entry(obj, url, date, credential, offset)
+        return self._entry(obj, url, date, credential, offset, crc32(path.encode()))
+
+    def latest(self, phase: int, now: float) -> int:
+        """Return the start of the window."""
+        return self._rotation.date(phase, now)
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*."""
@@ -165,8 +184,8 @@ class _BotoRecipe(_Recipe):
         super().__init__(snapshot, rotation, skew, counts)
         self._boto = boto
 
-    def entry(self, obj: S3Object, wall: float, offset: float) -> Entry | SigningError:
-        """Return what boto3 makes of *obj*."""
+    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+        """Return what boto3 makes of *obj*, whatever the *epoch*: it is past, or will be in seconds."""
         try:
             url = self._boto.url(obj, {})
         except SigningError as error:
@@ -175,6 +194,10 @@ class _BotoRecipe(_Recipe):
         self._counts.signed_by_boto3 += 1
         self._counts.short_lived += self.is_short
         return _alive(self._entry(obj, url, _date(url), self.snapshot.credential, offset), wall)
+
+    def latest(self, phase: int, now: float) -> int:
+        """Return this second."""
+        return floor(now)
 
 
 class _Shape(NamedTuple):
@@ -292,6 +315,12 @@ class OriginSigning:
         """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
         return self._recipe(obj, self.source.held)
 
+    def dated(self, obj: S3Object, wall: float) -> int:
+        """Return the latest date that a URL of *obj*'s key may have, of any kind that is in use here."""
+        phase, now = crc32(quote_key(obj.key).encode()), wall + self.policy.skew
+        usual = self.policy.rotation(self.policy.lifetime).date(phase, now)
+        return max([usual, *(recipe.latest(phase, now) for recipe in list(self._recipes.values()))])
+
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
         url = self._boto_of(self.renew()).url(obj, headers)
@@ -392,8 +421,9 @@ class OriginSigning:
 class Signing:
     """Signs for every origin of a presigner."""
 
-    def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock) -> None:
+    def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock, epochs: Epochs) -> None:
         sources = Sources(clock, counts)
+        self._epochs = epochs
         self._origins = {origin.name: OriginSigning(origin, counts, sources) for origin in origins}
         self._counts = counts
         self._clock = clock
@@ -408,7 +438,12 @@ class Signing:
         signing = self._origins[obj.origin]
         offset = signing.offset(offset)  # before the recipe, which may have the session renewed
         recipe = signing.recipe(obj, wall, monotonic)
-        return None if recipe is None else recipe.entry(obj, wall, offset)
+        epoch = self._epochs.of(obj) if self._epochs.any else 0
+        return None if recipe is None else recipe.entry(obj, wall, offset, epoch)
+
+    def dated(self, obj: S3Object, wall: float) -> int:
+        """Return the latest date that a URL of *obj*'s key may have by now."""
+        return self._origins[obj.origin].dated(obj, wall)
 
     def queue(self, obj: S3Object) -> Hashable:
         """Return what tells those who might wait for the same source from others."""
@@ -426,6 +461,8 @@ class Signing:
 
     def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
+        if self._epochs.any and signature.date < self._epochs.of(obj):
+            return None
         signing = self._origins[obj.origin]
         offset = signing.offset(monotonic - wall)
         recipe = signing.last_recipe(obj)

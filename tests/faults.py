@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from typing import Any, Final, Self
 _CHUNK: Final = 65_536
 _END_WITHIN: Final = 5.0  # seconds
 _STORING: Final = ("set", "add", "replace", "append", "prepend", "cas")
+
+#: A board that knows of no epoch.
+EMPTY_BOARD: Final = b"e1" + bytes(4)
 
 #: What closing a socket with this option sends: a reset, and none of what was still to go.
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -57,6 +61,11 @@ class Command:
         if self.name in ("gat", "gats"):
             return list(self.arguments[1:])
         return []
+
+    @property
+    def is_of_board(self) -> bool:
+        """Whether it is about a board of epochs."""
+        return any(":epochs:" in key for key in self.keys)
 
     @property
     def noreply(self) -> bool:
@@ -91,7 +100,8 @@ class _Listener(ABC):
 
     Attributes:
         accepted: How many connections there have been.
-        commands: What was asked, as (name, keys), in the order of arrival.
+        commands: What was asked of entries, as (name, keys), in the order of arrival.
+        board_commands: What was asked of boards of epochs.
     """
 
     host: Final = "127.0.0.1"
@@ -99,6 +109,7 @@ class _Listener(ABC):
     def __init__(self) -> None:
         self.accepted = 0
         self.commands: list[tuple[str, list[str]]] = []
+        self.board_commands: list[tuple[str, list[str]]] = []
         self.port = 0
         self._lock = threading.RLock()
         self._closing = False
@@ -197,7 +208,8 @@ class _Listener(ABC):
 
     def _record(self, command: Command) -> None:
         with self._lock:
-            self.commands.append((command.name, command.keys))
+            commands = self.board_commands if command.is_of_board else self.commands
+            commands.append((command.name, command.keys))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"
@@ -231,6 +243,7 @@ class FakeMemcached(_Listener):
         values: What is stored.
         expiries: The exptime it was stored with, as it was sent: relative, Unix seconds, or 0.
         flags, uniques: As `gets` gives them; 0 for what a test put into `values`.
+        boards: Boards of epochs, apart from `values`; one that knows nothing stands under every such name.
 
     Args:
         behaviour: One of the methods below, called before there are connections.
@@ -242,6 +255,7 @@ class FakeMemcached(_Listener):
         self.expiries: dict[str, int] = {}
         self.flags: dict[str, int] = {}
         self.uniques: dict[str, int] = {}
+        self.boards: dict[str, bytes] = {}
         self._next_unique = 0
         self._held = 0
         self._released = threading.Event()
@@ -368,6 +382,8 @@ class FakeMemcached(_Listener):
 
     def _execute(self, command: Command, *, swapped: bool = False) -> bytes:
         with self._lock:
+            if command.is_of_board:
+                return self._board(command)
             if command.name in ("get", "gets"):
                 return self._get(command, swapped)
             answer = self._answer(command)
@@ -385,6 +401,17 @@ class FakeMemcached(_Listener):
                 header += f" {self.uniques.get(key, 0)}"
             found += header.encode() + b"\r\n" + value + b"\r\n"
         return found + b"END\r\n"
+
+    def _board(self, command: Command) -> bytes:
+        [key] = command.keys
+        board = self.boards.setdefault(key, EMPTY_BOARD)
+        unique = zlib.crc32(board)
+        if command.name == "gets":
+            return b"VALUE %b 0 %d %d\r\n%b\r\nEND\r\n" % (key.encode(), len(board), unique, board)
+        if command.name != "cas" or int(command.arguments[4]) != unique:
+            return b"EXISTS\r\n" if command.name == "cas" else b"NOT_STORED\r\n"
+        self.boards[key] = command.data
+        return b"STORED\r\n"
 
     def _other(self, key: str) -> str | None:
         keys = sorted(self.values)

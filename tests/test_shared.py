@@ -153,7 +153,7 @@ def test_processes_share_on_a_real_server(memcached: Memcached, seaweedfs: Seawe
             process.wait_until_ready()
             process.ask(target)
             answers.append(process.answer())
-            eventually(lambda: memcached.stats()["curr_items"] == "1")
+            eventually(lambda: memcached.stats()["curr_items"] == "2")  # the URL, and the board of epochs
     (first, its), (second, others) = answers
     assert first == second
     assert (its["signed"], others["signed"], others["from_shared"]) == (1, 0, 1)
@@ -567,7 +567,7 @@ def test_nobody_connects_before_it_is_needed(fake: FakeMemcached, fleet: Fleet) 
     assert fake.accepted == 1
 
 
-def test_the_embedded_default(memcached: Memcached, fleet: Fleet) -> None:
+def test_the_embedded_default(fake: FakeMemcached, fleet: Fleet) -> None:
     """M8: what is shared answers as what is not: the same URLs with a static key."""
-    one, alone = (fleet.member(shared, fleet.static()) for shared in (memcached.url, None))
+    one, alone = (fleet.member(shared, fleet.static()) for shared in (fake.url, None))
     assert one.urls(TARGETS) == alone.urls(TARGETS)

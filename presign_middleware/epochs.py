@@ -1,0 +1,298 @@
+"""
+Instants before which nothing signed is used any more: of an object, of an origin, of all.
+
+Raising one takes URLs back: what is dated before it is not handed out any more, and the
+next URL is dated at it, so that it differs and is the same in every process.
+
+The rules:
+
+* An epoch is a whole second of S3's clock. It never sinks; of two that are known, the
+  later one counts. One that lies too far ahead was forged, or made by a clock that is
+  wrong: it counts as the time at which it was met.
+* All that is known in one namespace is a *board*: one value, which every process reads
+  now and then, and writes back where it is missing or behind.
+* A board is bounded. An object whose epoch is dropped is covered by its origin's, which
+  is raised to it; an origin's by the one for all. So nothing is revived.
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import floor, inf
+from statistics import median_high
+from threading import Lock
+
+from .objects import S3Object
+
+__all__ = ["Epochs"]
+
+#: Seconds by which an epoch may lie ahead: so many invalidations of one second are told apart.
+_AHEAD = 5
+
+#: Objects of one origin that are invalidated within the lag before the origin's epoch is raised instead.
+_FLOOD = 1_000
+
+#: Seconds between two such raises of one origin.
+_CALM = 60
+
+#: Objects, and origins, that have epochs of their own: 100 KB, and 200 KB.
+_MOST_OBJECTS, _MOST_ORIGINS = 8_000, 10_000
+
+#: Instants too far ahead that are remembered.
+_MOST_MET = 1_000
+
+_VERSION = b"e1"
+_HEAD = struct.Struct(">2sI")  # version, floor
+_ORIGIN = struct.Struct(">8sIII")  # digest, epoch, when it was raised instead of objects', number of objects
+_OBJECT = struct.Struct(">8sI")  # digest, epoch
+
+
+@dataclass(slots=True)
+class _Origin:
+    """The epochs of one origin. 0: none."""
+
+    epoch: int = 0
+    calmed: int = 0  #: when it was raised in place of too many objects'
+    objects: dict[bytes, int] = field(default_factory=dict)  #: those that are later than the origin's
+
+    def lift(self, epoch: int) -> None:
+        """Raise the epoch, and drop what it covers."""
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.objects = {digest: of for digest, of in self.objects.items() if of > epoch}
+
+
+@dataclass(slots=True)
+class _Board:
+    """All epochs of a namespace."""
+
+    floor: int = 0  #: for all origins
+    origins: dict[bytes, _Origin] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return what `decode` takes."""
+        parts = [_HEAD.pack(_VERSION, self.floor)]
+        for digest, origin in sorted(self.origins.items()):
+            parts.append(_ORIGIN.pack(digest, origin.epoch, origin.calmed, len(origin.objects)))
+            parts += [_OBJECT.pack(*one) for one in sorted(origin.objects.items())]
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "_Board | None":
+        """Return what was encoded, or None: *data* has not that form."""
+        try:
+            version, floor = _HEAD.unpack_from(data)
+            board, at = cls(floor), _HEAD.size
+            while at < len(data):
+                digest, epoch, calmed, objects = _ORIGIN.unpack_from(data, at)
+                at += _ORIGIN.size
+                end = at + objects * _OBJECT.size
+                found = dict(_OBJECT.iter_unpack(data[at:end]))
+                board.origins[digest] = _Origin(epoch, calmed, found)
+                at = end
+        except struct.error:
+            return None
+        return board if version == _VERSION and at == len(data) else None
+
+    def covers(self, other: "_Board") -> bool:
+        """Return whether nothing of *other* is later than here."""
+        if other.floor > self.floor:
+            return False
+        for digest, origin in other.origins.items():
+            mine = self.origins.get(digest, _Origin())
+            epoch = max(mine.epoch, self.floor)
+            if origin.epoch > epoch or any(
+                of > max(epoch, mine.objects.get(name, 0)) for name, of in origin.objects.items()
+            ):
+                return False
+        return True
+
+
+class Epochs:
+    """
+    What this process knows. For any number of threads; reading takes no lock.
+
+    Args:
+        skews: For each origin, the seconds that S3's clock is ahead of this host's.
+        lag: Seconds for which what was read of the board may be relied on.
+        is_shared: Whether there is a board to read.
+        parent: Those of the process from which this one was forked: what it knows, this one knows.
+    """
+
+    def __init__(
+        self, skews: Mapping[str, float], lag: float, *, is_shared: bool, parent: "Epochs | None" = None
+    ) -> None:
+        self._skews = skews
+        self._most_skew = max(skews.values())
+        self._lag = lag
+        self._lock = Lock()
+        self._board: _Board = _Board() if parent is None else parent._board
+        self._digests: dict[str, bytes] = {}  # of this process's origins, once they are wanted
+        self._named: dict[str, _Origin] = {}  # those of them that have epochs
+        self._met: dict[int, int] = {}  # what lay too far ahead, and what it counts as
+        self._covered: bytes | None = None  # the board as it was read last, if nothing here is later
+        self._read_at = -inf  # monotonic
+        #: Counts up whenever anything changes.
+        self.version = 0
+        #: Whether there is any epoch.
+        self.any: bool = parent is not None and parent.any
+        #: Monotonic instant until which what is known may be relied on.
+        self.good_until = -inf if is_shared else inf
+        self._name()
+
+    def of(self, obj: S3Object) -> int:
+        """Return the instant before which no URL of *obj* may be dated; 0: there is none."""
+        origin = self._named.get(obj.origin)
+        if origin is None:
+            return self._board.floor
+        epoch = max(origin.epoch, self._board.floor)
+        if origin.objects:
+            return max(epoch, origin.objects.get(_of_object(obj), 0))
+        return epoch
+
+    def invalidate(self, obj: S3Object, dated: int, wall: float) -> None:
+        """
+        Raise the epoch of *obj*, for every form, method, parameter and lifetime.
+
+        *dated* is the latest date that a URL of it may have by now. Where too many objects
+        of one origin come, the origin's epoch is raised instead.
+        """
+        with self._lock:
+            now, origin = self._now(obj.origin, wall), self._origin(obj.origin)
+            epoch = _next(max(dated, self.of(obj)), now)
+            # A few, mostly: those of the lag are not counted then.
+            is_flood = len(origin.objects) >= _FLOOD and (
+                sum([of > now - self._lag for of in origin.objects.values()]) >= _FLOOD
+            )
+            if is_flood and now >= origin.calmed + _CALM:
+                origin.calmed = now
+                origin.lift(max(epoch, *origin.objects.values()))
+            else:
+                origin.objects[_of_object(obj)] = epoch
+            self._changed()
+
+    def revoke(self, name: str, wall: float) -> None:
+        """Raise the epoch of an origin."""
+        with self._lock:
+            now, origin = self._now(name, wall), self._origin(name)
+            # The window of some object may have begun in this very second.
+            origin.lift(_next(max(now, self._board.floor, origin.epoch, *origin.objects.values()), now))
+            self._changed()
+
+    # The board, as whoever reads and writes it wants it.
+
+    def board(self) -> bytes:
+        """Return all that is known."""
+        with self._lock:
+            return self._board.encode()
+
+    def absorb(self, data: bytes, wall: float) -> bool | None:
+        """
+        Know what the board *data* says.
+
+        Return whether it is to be written anew, since it is behind or too far ahead; None: it
+        is no board.
+        """
+        with self._lock:
+            if data == self._covered:  # as nearly always
+                return False
+            board = _Board.decode(data)
+            if board is None:
+                return None
+            before = len(self._met)
+            self._merge(board, wall)
+            is_behind = not board.covers(self._board) or len(self._met) > before
+            if not is_behind:
+                self._covered = data
+            return is_behind
+
+    def begin(self, wall: float, monotonic: float) -> bytes:
+        """
+        Return the board to put where there is none.
+
+        Whoever has lately read one knows what it said. Else it may have said more than is known
+        here: then nothing that is signed by now is used any more.
+        """
+        with self._lock:
+            if monotonic - self._read_at <= 2 * self._lag:
+                return self._board.encode()
+            return _Board(floor(wall + self._most_skew), self._board.origins).encode()
+
+    def rely(self, monotonic: float, *, was_read: bool) -> None:
+        """Rely on what is known, for the lag: the board *was_read* at *monotonic*, or could not be."""
+        if was_read:
+            self._read_at = monotonic
+        self.good_until = monotonic + self._lag
+
+    # The rest is called with the lock held.
+
+    def _merge(self, board: _Board, wall: float) -> None:
+        mine = self._board
+        latest = floor(wall + self._most_skew) + _AHEAD
+        mine.floor = max(mine.floor, self._counted(board.floor, latest))
+        for digest, theirs in board.origins.items():
+            origin = mine.origins.setdefault(digest, _Origin())
+            origin.calmed = max(origin.calmed, self._counted(theirs.calmed, latest))
+            origin.lift(self._counted(theirs.epoch, latest))
+            for name, of in theirs.objects.items():
+                of = self._counted(of, latest)
+                if of > max(origin.epoch, origin.objects.get(name, 0)):
+                    origin.objects[name] = of
+        self._changed()
+
+    def _counted(self, epoch: int, latest: int) -> int:
+        if epoch <= latest:
+            return epoch
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
+        return self._met.setdefault(epoch, latest - _AHEAD)
+
+    def _origin(self, name: str) -> _Origin:
+        return self._board.origins.setdefault(_digest(name), _Origin())
+
+    def _now(self, name: str, wall: float) -> int:
+        return floor(wall + self._skews.get(name, 0))
+
+    def _changed(self) -> None:
+        board = self._board
+        for origin in board.origins.values():
+            origin.lift(board.floor)
+        many = sum([len(origin.objects) for origin in board.origins.values()])
+        while many > _MOST_OBJECTS:
+            largest = max(board.origins.values(), key=lambda origin: len(origin.objects))
+            many -= len(largest.objects)
+            largest.lift(median_high(largest.objects.values()))
+            many += len(largest.objects)
+        if len(board.origins) > _MOST_ORIGINS:
+            # There are more of them than objects may have epochs, so some have none but their own.
+            epochs = [origin.epoch for origin in board.origins.values() if not origin.objects]
+            board.floor = max(board.floor, median_high(epochs))
+        board.origins = {
+            digest: origin
+            for digest, origin in board.origins.items()
+            if origin.epoch > board.floor or origin.objects
+        }
+        self._covered = None
+        self.version += 1
+        self.any = bool(board.floor or board.origins)
+        self._name()
+
+    def _name(self) -> None:
+        if not self._digests and self._board.origins:
+            self._digests = {name: _digest(name) for name in self._skews}
+        origins = self._board.origins
+        self._named = {name: origins[digest] for name, digest in self._digests.items() if digest in origins}
+
+
+def _next(previous: int, now: int) -> int:
+    """Return the epoch after which URLs differ from one of the date *previous*."""
+    return max(now, min(previous + 1, now + _AHEAD))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _of_object(obj: S3Object) -> bytes:
+    return _digest(f"{obj.bucket}/{obj.key}")  # a bucket's name has no slash
