@@ -131,6 +131,7 @@ class Epochs:
         self._digests: dict[str, bytes] = {}  # of this process's origins, once they are wanted
         self._named: dict[str, _Origin] = {}  # those of them that have epochs
         self._met: dict[int, int] = {}  # what lay too far ahead, and what it counts as
+        self._room = 0  # for raises, until it is to be tidied
         self._covered: bytes | None = None  # the board as it was read last, if nothing here is later
         self._read_at = -inf  # monotonic
         #: Counts up whenever anything changes.
@@ -170,7 +171,7 @@ class Epochs:
                 origin.lift(max(epoch, *origin.objects.values()))
             else:
                 origin.objects[_of_object(obj)] = epoch
-            self._changed()
+            self._raised()
 
     def revoke(self, name: str, wall: float) -> None:
         """Raise the epoch of an origin."""
@@ -178,7 +179,7 @@ class Epochs:
             now, origin = self._now(name, wall), self._origin(name)
             # The window of some object may have begun in this very second.
             origin.lift(_next(max(now, self._board.floor, origin.epoch, *origin.objects.values()), now))
-            self._changed()
+            self._raised()
 
     # The board, as whoever reads and writes it wants it.
 
@@ -239,7 +240,8 @@ class Epochs:
                 of = self._counted(of, latest)
                 if of > max(origin.epoch, origin.objects.get(name, 0)):
                     origin.objects[name] = of
-        self._changed()
+        self._tidy()
+        self._noted()
 
     def _counted(self, epoch: int, latest: int) -> int:
         if epoch <= latest:
@@ -249,33 +251,44 @@ class Epochs:
         return self._met.setdefault(epoch, latest - _AHEAD)
 
     def _origin(self, name: str) -> _Origin:
-        return self._board.origins.setdefault(_digest(name), _Origin())
+        origin = self._named[name] = self._board.origins.setdefault(_digest(name), _Origin())
+        return origin
 
     def _now(self, name: str, wall: float) -> int:
         return floor(wall + self._skews.get(name, 0))
 
-    def _changed(self) -> None:
+    def _raised(self) -> None:
+        self._room -= 1  # for one object, or one origin
+        if self._room < 0:
+            self._tidy()
+        self._noted()
+
+    def _noted(self) -> None:
+        self._covered = None
+        self.version += 1
+        self.any = True
+
+    def _tidy(self) -> None:
+        """Drop what is covered, and what there is no room for."""
         board = self._board
         for origin in board.origins.values():
             origin.lift(board.floor)
-        many = sum([len(origin.objects) for origin in board.origins.values()])
-        while many > _MOST_OBJECTS:
-            largest = max(board.origins.values(), key=lambda origin: len(origin.objects))
-            many -= len(largest.objects)
-            largest.lift(median_high(largest.objects.values()))
-            many += len(largest.objects)
+        epochs = [of for origin in board.origins.values() for of in origin.objects.values()]
+        if len(epochs) > _MOST_OBJECTS:
+            half = median_high(epochs)
+            for origin in board.origins.values():
+                origin.lift(max([of for of in origin.objects.values() if of <= half], default=0))
+            epochs = [of for of in epochs if of > half]
         if len(board.origins) > _MOST_ORIGINS:
             # There are more of them than objects may have epochs, so some have none but their own.
-            epochs = [origin.epoch for origin in board.origins.values() if not origin.objects]
-            board.floor = max(board.floor, median_high(epochs))
+            whole = [origin.epoch for origin in board.origins.values() if not origin.objects]
+            board.floor = max(board.floor, median_high(whole))
         board.origins = {
             digest: origin
             for digest, origin in board.origins.items()
             if origin.epoch > board.floor or origin.objects
         }
-        self._covered = None
-        self.version += 1
-        self.any = bool(board.floor or board.origins)
+        self._room = min(_MOST_OBJECTS - len(epochs), _MOST_ORIGINS - len(board.origins))
         self._name()
 
     def _name(self) -> None:
