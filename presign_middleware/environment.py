@@ -15,7 +15,7 @@ __all__ = ["settings"]
 _POLICY = {f"PRESIGN_{f.name.upper()}": f.name for f in fields(Policy)}
 _OPTIONS = {f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "local_size")}
 _WHOLE = {"lifetime", "local_size", "refresh_limit"}
-_TEXT = {"on_error", "shared", "namespace"}
+_TEXT = {"on_error", "shared_reads", "shared", "namespace"}
 
 
 def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[str, Any]]:

@@ -118,6 +118,7 @@ class Policy:
     signature_age: float | None = None  # seconds; set it where a bucket policy limits s3:signatureAge
     assumed_session: float = 900  # seconds a session token is taken to live when nobody knows
     shared_patience: float = 0.05  # seconds that one request waits for the shared cache, all in all
+    shared_reads: Literal["always", "auto"] = "always"  # "auto": not where all would sign the same bytes
     invalidation_lag: float = 2.0  # seconds after which all processes know of an invalidation
     refresh_limit: int = 100  # URLs that are renewed after one request
     on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
@@ -125,6 +126,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "pass"):
             raise ConfigurationError(f'on_error must be "raise" or "pass", got {self.on_error!r}')
+        if self.shared_reads not in ("always", "auto"):
+            raise ConfigurationError(f'shared_reads must be "always" or "auto", got {self.shared_reads!r}')
         # An AGEING window of less than a second could pass between two requests of one page.
         for name, least in (
             ("min_remaining", 0),

@@ -65,6 +65,9 @@ class Signs(Protocol):
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now. No I/O."""
 
+    def is_common(self, obj: S3Object) -> bool:
+        """Return whether it is of use to ask the shared cache for *obj*. No I/O."""
+
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
 
@@ -282,8 +285,8 @@ class Resolver:
             if flight.object in refused:
                 effects.flights.land(flight, refused[flight.object])
         flights = [flight for flight in flights if flight.object not in refused]
-        to_share = [flight for flight in flights if flight.object.method in _KEPT_METHODS]
-        copies = await effects.read(to_share) if self._is_shared and to_share else {}
+        common = [flight for flight in flights if self._is_common(flight.object)]
+        copies = await effects.read(common) if common else {}
         left, signed = [], {}
         wall, monotonic = self._time(), self._monotonic()
         for flight in flights:
@@ -302,14 +305,18 @@ class Resolver:
         return left
 
     async def _land_signed(self, signed: Mapping[Flight, Item], effects: Effects) -> None:
-        to_share = [flight for flight in signed if flight.object.method in _KEPT_METHODS]
+        common = [flight for flight in signed if self._is_common(flight.object)]
         standing: dict[Flight, Entry] = {}
-        if self._is_shared and to_share:
-            found = await effects.publish(to_share, [signed[flight] for flight in to_share])
-            standing = dict(zip(to_share, found, strict=True))
+        if common:
+            found = await effects.publish(common, [signed[flight] for flight in common])
+            standing = dict(zip(common, found, strict=True))
         for flight, (own, _, _) in signed.items():
             entry = standing.get(flight, own)
             self._land(flight, entry, effects, is_shared=entry is not own)
+
+    def _is_common(self, obj: S3Object) -> bool:
+        """Return whether the URL of *obj* is read from the shared cache, and written to it."""
+        return self._is_shared and obj.method in _KEPT_METHODS and self._signing.is_common(obj)
 
     def _land_held(self, flight: Flight, effects: Effects) -> bool:
         """Land *flight* if by now this process holds what will do."""
@@ -348,7 +355,7 @@ class Resolver:
         if entry is not None:
             if entry.alias is None and alias is not None:
                 self._table.name(entry, alias)
-        elif (self._is_shared and obj.method in _KEPT_METHODS) or self._flights.has(obj):
+        elif self._is_common(obj) or self._flights.has(obj):
             return None
         else:
             answer = self._signing.sign(obj, wall, monotonic)

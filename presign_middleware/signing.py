@@ -315,6 +315,13 @@ class OriginSigning:
         """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
         return self._recipe(obj, self.source.held)
 
+    def is_common(self, obj: S3Object) -> bool:
+        """Return whether other processes may sign *obj* otherwise, or are to be asked anyway."""
+        if self.policy.shared_reads == "always":
+            return True
+        recipe = self.last_recipe(obj)
+        return recipe is None or recipe.snapshot.credential.end != inf
+
     def dated(self, obj: S3Object, wall: float) -> int:
         """Return the latest date that a URL of *obj*'s key may have, of any kind that is in use here."""
         phase, now = crc32(quote_key(obj.key).encode()), wall + self.policy.skew
@@ -453,6 +460,10 @@ class Signing:
         """Return whether `sign` could now."""
         recipe = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
         return recipe is not None
+
+    def is_common(self, obj: S3Object) -> bool:
+        """Return whether it is of use to ask the shared cache for *obj*, as its origin's policy sees it."""
+        return self._origins[obj.origin].is_common(obj)
 
     def shelf(self, obj: S3Object) -> Shelf | None:
         """Return what the URL of *obj* has in common; None: unknown, or other processes cannot use it."""

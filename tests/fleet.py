@@ -119,6 +119,7 @@ class Fleet:
         origins: Sequence[str] = ("media",),
         patience: float = PATIENT,
         place: Mapping[str, Any] | None = None,  # of its origins
+        policy: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Presigner:
         """Return a presigner, as one process has it; each origin is called after its bucket."""
@@ -126,7 +127,7 @@ class Fleet:
         presigner = Presigner(
             *[Origin(name, **{"bucket": name, **settings}) for name in origins],
             shared=shared,
-            policy=Policy(shared_patience=patience),
+            policy=Policy(shared_patience=patience, **(policy or {})),
             clock=self.clock,
             **options,
         )

@@ -571,3 +571,28 @@ def test_the_embedded_default(fake: FakeMemcached, fleet: Fleet) -> None:
     """M8: what is shared answers as what is not: the same URLs with a static key."""
     one, alone = (fleet.member(shared, fleet.static()) for shared in (fake.url, None))
     assert one.urls(TARGETS) == alone.urls(TARGETS)
+
+
+@both_colours
+def test_auto_reads_nothing_that_every_process_signs_alike(
+    fake: FakeMemcached, fleet: Fleet, urls: URLs
+) -> None:
+    """M9: with a static key only the epochs are read, once, and nothing is written."""
+    presigner = fleet.member(fake.url, fleet.static(), policy={"shared_reads": "auto"})
+    first = urls(presigner, TARGETS)
+    assert [name for name, _ in fake.commands if name != "version"] == []
+    assert [name for name, _ in fake.board_commands] == ["gets"]
+    presigner.invalidate(TARGETS[0])
+    assert [new == old for new, old in zip(urls(presigner, TARGETS), first, strict=True)].count(False) == 1
+    assert fleet.refused(urls(presigner, TARGETS), TARGETS) == []
+
+
+@both_colours
+def test_auto_shares_sessions(fake: FakeMemcached, fleet: Fleet, urls: URLs) -> None:
+    """K6: processes with sessions of their own share as ever."""
+    one, another = (
+        fleet.member(fake.url, fleet.session(name), policy={"shared_reads": "auto"})
+        for name in ("ASIAONE", "ASIATWO")
+    )
+    assert urls(one, TARGETS) == urls(another, TARGETS)
+    assert another.stats()["signed"] == 0
