@@ -181,10 +181,17 @@ if "end" in keys:
 else:
     session._credentials = Credentials(**keys)
 origin = Origin("media", session=boto3.Session(botocore_session=session), **told["origin"])
-presigner = Presigner(origin, shared=told["shared"], policy=Policy(shared_patience=told["patience"]))
+policy = Policy(shared_patience=told["patience"], invalidation_lag=told["lag"])
+presigner = Presigner(origin, shared=told["shared"], policy=policy)
 print("ready", flush=True)
 for line in sys.stdin:
-    urls = presigner.urls(json.loads(line))
+    match json.loads(line):
+        case {"invalidate": target}:
+            urls = presigner.invalidate(target)
+        case {"revoke": origin}:
+            urls = presigner.revoke(origin)
+        case targets:
+            urls = presigner.urls(targets)
     print(json.dumps([urls, presigner.stats()]), flush=True)
 presigner.close()
 """
@@ -199,11 +206,11 @@ class Process:
         origin: Arguments of its `Origin`.
     """
 
-    def __init__(self, shared: str, keys: Mapping[str, str], **origin: str) -> None:
+    def __init__(self, shared: str, keys: Mapping[str, str], *, lag: float = 2.0, **origin: str) -> None:
         self._running = subprocess.Popen(
             [sys.executable, "-c", _PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._say({"shared": shared, "keys": keys, "origin": origin, "patience": PATIENT})
+        self._say({"shared": shared, "keys": keys, "origin": origin, "patience": PATIENT, "lag": lag})
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported and configured everything, and has signed nothing."""
@@ -212,6 +219,16 @@ class Process:
     def ask(self, targets: Sequence[str]) -> None:
         """Have it ask for *targets* in one call, without waiting for the answer."""
         self._say(targets)
+
+    def take_back(self, **what: str) -> None:
+        """Have it call ``invalidate=`` a target, or ``revoke=`` an origin, and wait until it has."""
+        self._say(what)
+        self._hear()
+
+    def urls(self, targets: Sequence[str]) -> list[str]:
+        """Return the URLs of *targets* that it hands out now."""
+        self.ask(targets)
+        return self.answer()[0]
 
     def answer(self) -> tuple[list[str], dict[str, int]]:
         """Return the URLs that it was asked for, and its counters."""

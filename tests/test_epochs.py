@@ -1,15 +1,17 @@
 """Taking URLs back: epochs, the board on which a fleet reads them, and what becomes of both."""
 
 import asyncio
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from math import floor
 from typing import Any, Final
 
 import pytest
 from faults import EMPTY_BOARD, FakeMemcached, Proxy, eventually
-from fleet import Fleet, access_key, dated
+from fleet import Fleet, Process, access_key, dated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -460,6 +462,36 @@ def test_a_child_knows_what_its_parent_knew(fleet: Fleet) -> None:
     os.close(write)
     os.waitpid(child, 0)
     assert os.read(read, 65_536).decode() == url
+
+
+# Real processes.
+
+
+def test_four_processes_know_within_the_lag(memcached: Memcached) -> None:
+    """M6: whoever calls it, and they read the board once in a lag, and nothing else that they hold."""
+    lag, targets = 0.3, [CAT, DOG]
+    place: dict[str, Any] = {"bucket": "media", "region": "eu-west-1"}
+    keys = {"access_key": "AKIAFLEET", "secret_key": "secret"}
+    with Proxy(memcached.address) as proxy, contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Process(proxy.url, keys, lag=lag, **place)) for _ in range(4)]
+        for process in processes:
+            process.wait_until_ready()
+        for number, what in enumerate([{"invalidate": CAT}, {"revoke": "media"}, {"invalidate": DOG}]):
+            old = [process.urls(targets) for process in processes]
+            processes[number].take_back(**what)
+            time.sleep(lag)
+            new = [process.urls(targets) for process in processes]
+            assert new == [new[0]] * 4
+            changed = [
+                target for target, *urls in zip(targets, old[0], new[0], strict=True) if len({*urls}) > 1
+            ]
+            assert changed == ([what["invalidate"]] if "invalidate" in what else targets)
+        entries, boards, start = len(proxy.commands), reads(proxy), time.monotonic()
+        for _ in range(100):
+            assert [process.urls(targets) for process in processes] == new
+        passed = time.monotonic() - start
+        assert len(proxy.commands) == entries
+        assert reads(proxy) - boards <= 4 * (passed / lag + 1)
 
 
 # The rules, by themselves.

@@ -255,7 +255,10 @@ def test_one_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PRESIGN_ORIGINS": ORIGINS, "PRESIGN_LIFETIME": "5"}, ["lifetime", "60", "got 5"]),
         ({"PRESIGN_ORIGINS": ORIGINS, "PRESIGN_LOCAL_SIZE": "many"}, ["PRESIGN_LOCAL_SIZE", "'many'"]),
         ({"PRESIGN_ORIGINS": ORIGINS, "PRESIGN_ON_ERROR": "stop"}, ["on_error", "raise", "pass", "'stop'"]),
-        ({"PRESIGN_ORIGINS": ORIGINS, "PRESIGN_SHARED_READS": "no"}, ["shared_reads", "always", "auto", "'no'"]),
+        (
+            {"PRESIGN_ORIGINS": ORIGINS, "PRESIGN_SHARED_READS": "no"},
+            ["shared_reads", "always", "auto", "'no'"],
+        ),
         ({"PRESIGN_ORIGINS": "media=acme-media"}, ["s3://bucket/prefix/", "media=acme-media"]),
     ],
 )
