@@ -143,7 +143,11 @@ def test_processes_share_on_a_real_server(memcached: Memcached, seaweedfs: Seawe
             "end": given["Expiration"].isoformat(),
         }
 
-    place = {"bucket": bucket, "region": seaweedfs.region, "endpoint_url": seaweedfs.endpoint_url}
+    place: dict[str, Any] = {
+        "bucket": bucket,
+        "region": seaweedfs.region,
+        "endpoint_url": seaweedfs.endpoint_url,
+    }
     answers = []
     with ExitStack() as stack:
         processes = [
