@@ -1,9 +1,14 @@
 """What every test has: the public fixtures, and no AWS settings of whoever runs it."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
+from faults import FakeMemcached
+from fleet import Fleet
+
+from presign_middleware.testing import Clock
 
 pytest_plugins = ["presign_middleware.testing.fixtures"]
 
@@ -19,3 +24,29 @@ def no_aws_environment() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         yield
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeMemcached]:
+    with FakeMemcached() as server:
+        yield server
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with Fleet() as members:
+        yield members
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    """Have threads take turns a thousand times as often as usual."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)

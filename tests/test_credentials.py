@@ -31,6 +31,7 @@ import httpx
 import pytest
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError
+from crowds import Crowd, both_ways, in_tasks, in_threads
 from sources import (
     A_DAY,
     DEADLINE,
@@ -58,47 +59,9 @@ from presign_middleware.testing import Clock, SeaweedFS
 
 CROWD: Final = 100
 
-Outcome = str | BaseException
-Crowd = Callable[[Presigner, Sequence[str], Callable[[], None]], list[Outcome]]
-
 
 Kind = type[Role] | type[Chain]
 both_sources = pytest.mark.parametrize("kind", [Role, Chain])
-
-
-def in_threads(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
-    """Ask for each of *targets* in a thread of its own, do *meanwhile*, and return what each was told."""
-    with ThreadPoolExecutor(len(targets)) as pool:
-        futures = [pool.submit(presigner.url, target) for target in targets]
-        meanwhile()
-        return [future.exception() or future.result() for future in futures]
-
-
-def in_tasks(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
-    """Ask for each of *targets* in a task of its own, do *meanwhile*, and return what each was told."""
-
-    async def ask() -> list[Outcome]:
-        tasks = [asyncio.ensure_future(presigner.aurl(target)) for target in targets]
-        await asyncio.to_thread(meanwhile)
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return asyncio.run(ask())
-
-
-both_ways = pytest.mark.parametrize("crowd", [in_threads, in_tasks])
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(usual)
 
 
 def cold() -> Iterator[str]:

@@ -26,12 +26,6 @@ NOW: Final = 1_767_268_800
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeMemcached]:
-    with FakeMemcached() as server:
-        yield server
-
-
-@pytest.fixture
 def fleet() -> Iterator[Fleet]:
     with Fleet(Clock(NOW + 0.5)) as members:
         yield members

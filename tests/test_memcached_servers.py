@@ -52,12 +52,6 @@ def own() -> Iterator[Memcached]:
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeMemcached]:
-    with FakeMemcached() as server:
-        yield server
-
-
-@pytest.fixture
 def proxy(memcached: Memcached) -> Iterator[Proxy]:
     with Proxy(memcached.address) as server:
         yield server

@@ -289,11 +289,6 @@ def no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give a list in which each resolution that begins is recorded as a "renewal"."""
     found: list[str] = []

@@ -11,12 +11,11 @@ import os
 import random
 import re
 import signal
-import sys
 import threading
 import warnings
 from calendar import timegm
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ import botocore.loaders
 import botocore.session
 import pytest
 from botocore.credentials import DeferredRefreshableCredentials
+from crowds import Crowd, Outcome, both_ways, in_threads
 
 from presign_middleware import Origin, Presigner, SigningError, effects, local, signing
 from presign_middleware.local import Entry, Flight, Flights, Order, Patience
@@ -37,9 +37,6 @@ from presign_middleware.testing import Clock
 DEADLINE = 10  # seconds after which a test that has gone wrong stops waiting
 ORDER = Order(Entry.is_fresh, Patience(0))
 LOADER = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
-
-Outcome = str | BaseException
-Crowd = Callable[[Presigner, Sequence[str], Callable[[], None]], list[Outcome]]
 
 
 class Keys:
@@ -110,41 +107,6 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> Arrivals:
 
     monkeypatch.setattr(Flights, "board", counted)
     return found
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(usual)
-
-
-def in_threads(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
-    """Ask for each of *targets* in a thread of its own, do *meanwhile*, and return what each was told."""
-    with ThreadPoolExecutor(len(targets)) as pool:
-        futures = [pool.submit(presigner.url, target) for target in targets]
-        meanwhile()
-        return [future.exception() or future.result() for future in futures]
-
-
-def in_tasks(presigner: Presigner, targets: Sequence[str], meanwhile: Callable[[], None]) -> list[Outcome]:
-    """Ask for each of *targets* in a task of its own, do *meanwhile*, and return what each was told."""
-
-    async def ask() -> list[Outcome]:
-        tasks = [asyncio.ensure_future(presigner.aurl(target)) for target in targets]
-        await asyncio.to_thread(meanwhile)
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return asyncio.run(ask())
-
-
-both_ways = pytest.mark.parametrize("crowd", [in_threads, in_tasks])
 
 
 def many(crowd: Crowd) -> int:

@@ -23,11 +23,6 @@ SPENT = 3300  # seconds after its date from which it is SPENT
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def presigner(clock: Clock) -> Presigner:
     return Presigner(Origin("media", bucket="media", session=SESSION), clock=clock)
 

@@ -6,7 +6,6 @@ What is stored is tested in `test_shared_entries`, faults of memcached in `test_
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,29 +31,9 @@ PERIOD: Final = 2940
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeMemcached]:
-    with FakeMemcached() as server:
-        yield server
-
-
-@pytest.fixture
 def proxy(memcached: Memcached) -> Iterator[Proxy]:
     with Proxy(memcached.address) as server:
         yield server
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as members:
-        yield members
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
 
 
 def renewed(presigner: Presigner, target: str) -> None:

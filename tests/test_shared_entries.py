@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
@@ -27,18 +27,6 @@ TARGETS: Final = [f"s3://media/{number}" for number in range(50)]
 
 #: Seconds of a URL's life as the default policy divides it.
 PERIOD, AGEING_UNTIL, LIFETIME = 2940, 3300, 3600
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeMemcached]:
-    with FakeMemcached() as server:
-        yield server
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as members:
-        yield members
 
 
 def aurls(presigner: Presigner, targets: Sequence[str]) -> list[str]:

@@ -34,22 +34,10 @@ TARGETS: Final = [f"s3://media/{number}" for number in range(20)]
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeMemcached]:
-    with FakeMemcached() as server:
-        yield server
-
-
-@pytest.fixture
 def own() -> Iterator[Memcached]:
     """Give a real memcached that a test may end as it likes."""
     with Memcached() as server:
         yield server
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as members:
-        yield members
 
 
 @pytest.fixture
