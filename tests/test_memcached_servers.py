@@ -24,7 +24,7 @@ from presign_middleware.testing import Memcached
 from presign_middleware.testing import memcached as module
 from presign_middleware.testing.ports import free_ports
 
-TIMEOUT: Final = 0.1  # seconds, of a client that waits in vain
+TIMEOUT: Final = 0.3  # seconds, of a client that waits in vain
 
 
 class Connect(Protocol):
@@ -406,10 +406,10 @@ def test_noreply_is_never_answered(name: str, fake: FakeMemcached) -> None:
 def test_drip_outlasts_a_timeout(fake: FakeMemcached, connect: Connect) -> None:
     """A dripped answer is whole, and takes far longer than a client's timeout, which is for each byte."""
     fake.values["a"] = b"0123456789"
-    fake.drip(0.01)
+    fake.drip(0.035)
     begun = time.monotonic()
     assert connect(fake.address, TIMEOUT).get("a") == b"0123456789"
-    assert time.monotonic() - begun >= 0.01 * len(b"VALUE a 0 10\r\n0123456789\r\nEND\r\n") > 3 * TIMEOUT
+    assert time.monotonic() - begun >= 0.035 * len(b"VALUE a 0 10\r\n0123456789\r\nEND\r\n") > 3 * TIMEOUT
 
 
 def test_drip_ends(fake: FakeMemcached, connect: Connect) -> None:

@@ -355,7 +355,7 @@ def test_a_blocking_call_on_a_loops_thread(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_warm: bool
 ) -> None:
     """D5: a blocking call on a loop's thread waits for no flight, and says so if it fetches credentials."""
-    monkeypatch.setattr(effects, "PATIENCE", 1)
+    monkeypatch.setattr(effects, "PATIENCE", DEADLINE)
     monkeypatch.setattr(effects.LoopThreadEffects, "_said", False)
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     if is_warm:
