@@ -10,6 +10,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from .effects import PATIENCE
 from .interception import intercept
 from .presigner import Presigner
 from .scope import Scope
@@ -92,7 +93,7 @@ class PresignMiddleware:
 
 async def _response_sent(task: "asyncio.Task[Any] | None", receive: Receive | None) -> bool:
     """
-    Return when the server has the last byte of the response; False if nobody will tell.
+    Return when the server has the last byte of the response; False if nobody will tell, or not in time.
 
     That the application has returned does not say it: a middleware further out may still
     hold a part, or is only about to answer for an error. The end of the server's *task*
@@ -101,22 +102,19 @@ async def _response_sent(task: "asyncio.Task[Any] | None", receive: Receive | No
     that hands it on, gives ``http.disconnect`` once the response is complete. It must not
     be asked while someone may still want the body of the request.
     """
-    signs: list[asyncio.Task[Any]] = []
-    if task is not None:
-        signs.append(asyncio.create_task(_ended(task)))
-    if receive is not None:
-        signs.append(asyncio.create_task(_disconnected(receive)))
+    signs = [] if task is None else [task]
+    listening = None if receive is None else asyncio.create_task(_disconnected(receive))
+    if listening is not None:
+        signs.append(listening)
+    if not signs:
+        return False
     try:
-        if signs:
-            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(signs, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for sign in signs:
-            sign.cancel()
-    return bool(signs)
-
-
-async def _ended(task: "asyncio.Task[Any]") -> None:
-    await asyncio.wait([task])
+        if listening is not None:
+            listening.cancel()
+    # Where nothing has run meanwhile, time is up as well when the task has long ended.
+    return bool(done)
 
 
 async def _disconnected(receive: Receive) -> None:

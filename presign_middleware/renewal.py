@@ -3,6 +3,10 @@ Renewal of what requests found AGEING, when nobody waits for it.
 
 An object whose renewal failed, or brought nothing better, is left alone for a while,
 for twice as long each time: "ageing" for ever is no reason to sign for ever.
+
+A renewal claims its objects, so that no other request begins one, and releases them when
+it is done. A process may be frozen before that (AWS Lambda between two events), or an
+event loop may end: what was claimed for too long is anyone's again.
 """
 
 import asyncio
@@ -28,13 +32,17 @@ logger = logging.getLogger("presign_middleware.renewal")
 #: Seconds for which an object is left alone: at first, and at most.
 _SHORTEST_REST, _LONGEST_REST = 1.0, 60.0
 
+#: Seconds after which a renewal is not waited for: it waits for the response, for credentials and for a
+#: signature, each of them for `PATIENCE` at most.
+_LONGEST_CLAIM = 3.0 * PATIENCE
+
 #: Objects left alone that are remembered. With more, all may be tried again.
 _MOST_AT_REST = 10_000
 
 #: Threads that renew at once, where there is no event loop.
 _MOST_THREADS = 2
 
-#: Tells when the response has been sent; False: it cannot.
+#: Returns once the response has been sent; False: it cannot tell, or it took longer than `PATIENCE`.
 Wait = Callable[[], Coroutine[Any, Any, bool]]
 
 
@@ -55,7 +63,7 @@ class Renewals:
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = Semaphore(_MOST_THREADS)
         self._lock = Lock()
-        self._under_way: set[S3Object] = set()
+        self._under_way: dict[S3Object, float] = {}  # until when they are claimed, monotonic
         self._at_rest: dict[S3Object, tuple[float, float]] = {}  # until when (monotonic), and for how long
 
     def due(self, scope: Scope) -> list[Entry]:
@@ -108,30 +116,27 @@ class Renewals:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _renew_after(self, entries: Sequence[Entry], response_sent: Wait) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                is_sent = await response_sent()
-            if is_sent:
-                self._note(entries, await self._runner.arenew(entries))
-        except TimeoutError:
-            pass  # the next request that meets them will see to it
+        if await response_sent():  # else the next request that meets them will see to it
+            self._note(entries, await self._runner.arenew(entries))
 
     def _is_due(self, obj: S3Object, wall: float, monotonic: float) -> bool:
-        if obj in self._under_way or monotonic < self._at_rest.get(obj, (0, 0))[0]:
+        if monotonic < max(self._under_way.get(obj, 0), self._at_rest.get(obj, (0, 0))[0]):
             return False
         held = self._held(obj)
         return held is None or not held.is_fresh(wall, monotonic)  # FRESH: another request has renewed it
 
     def _claimed(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return those of *entries* that nobody renews, and note that they are being renewed."""
+        monotonic = self._clock.monotonic()
         with self._lock:
-            claimed = [entry for entry in entries if entry.object not in self._under_way]
-            self._under_way.update(entry.object for entry in claimed)
+            claimed = [entry for entry in entries if monotonic >= self._under_way.get(entry.object, 0)]
+            self._under_way.update((entry.object, monotonic + _LONGEST_CLAIM) for entry in claimed)
         return claimed
 
     def _release(self, entries: Sequence[Entry]) -> None:
         with self._lock:
-            self._under_way.difference_update(entry.object for entry in entries)
+            for entry in entries:
+                self._under_way.pop(entry.object, None)
 
     def _note(self, entries: Sequence[Entry], answers: Sequence[Entry | SigningError]) -> None:
         wall, monotonic = self._clock.time(), self._clock.monotonic()
