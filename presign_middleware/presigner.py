@@ -33,7 +33,7 @@ from .scope import Scope, current, paused
 from .signing import Signing
 from .targets import Targets
 
-__all__ = ["Presigner"]
+__all__ = ["Presigner", "notice_fork"]
 
 #: Origins that are made ready at start-up; tenants may be many.
 _MOST_READY = 32
@@ -450,16 +450,35 @@ def _signed_url(entry: Entry, target: str) -> SignedURL:
     )
 
 
+def notice_fork() -> None:
+    """
+    Begin anew if this process is a fork of which Python was not told.
+
+    uWSGI forks its workers so, after it has loaded the application.
+    """
+    if os.getpid() != _pid:
+        with _noticing:
+            if os.getpid() != _pid:  # no other thread has been here meanwhile
+                _open_anew()
+
+
 def _open_anew() -> None:
     """
     Begin anew in a forked child: a lock or a flight of the parent's would be waited for in vain.
 
     What was signed before is lost, plans too: a child is cold for one signature a shape.
     """
+    global _noticing, _pid
+    _noticing = Lock()
     Presigner._from_env_lock = Lock()
     for presigner in list(Presigner.alive):
         presigner._open(presigner._epochs)
+    _pid = os.getpid()  # last: other threads go on with what belongs to this process
 
+
+#: The process that all this belongs to.
+_pid = os.getpid()
+_noticing = Lock()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_open_anew)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from .interception import intercept
-from .presigner import Presigner
+from .presigner import Presigner, notice_fork
 from .scope import Scope, current, swap
 
 __all__ = ["PresignMiddleware"]
@@ -51,6 +51,7 @@ class PresignMiddleware:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
+        notice_fork()
         request = _Request(self.presigner)
         is_file = _recognise_files(environ)
         try:
