@@ -10,7 +10,7 @@ from fleet import Fleet
 
 from presign_middleware.testing import Clock
 
-pytest_plugins = ["presign_middleware.testing.fixtures"]
+pytest_plugins = ["presign_middleware.testing.fixtures", "stacks"]
 
 
 # Of the session, so that it is in force before the servers of the session start.

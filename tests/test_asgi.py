@@ -27,13 +27,14 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-import presign_middleware.asgi
-from presign_middleware import ConfigurationError, Origin, Presigner, intercept
+from presign_middleware import ConfigurationError, Origin, Presigner
 from presign_middleware.asgi import PresignMiddleware
 from presign_middleware.scope import Scope, current
 from presign_middleware.testing import SeaweedFS
 
 BUCKET: Final = "asgi"
+pytestmark = pytest.mark.usefixtures("own_hooks")
+
 CAT: Final = b"a private cat"
 
 
@@ -65,14 +66,6 @@ def make_presigner(seaweedfs: SeaweedFS, cat: str) -> Callable[[str], Presigner]
 @pytest.fixture
 def presigner(make_presigner: Callable[[str], Presigner]) -> Presigner:
     return make_presigner("cats/")
-
-
-@pytest.fixture(autouse=True)
-def own_hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what middlewares hook: they themselves do so for good, as a process needs it."""
-    with contextlib.ExitStack() as hooks:
-        monkeypatch.setattr(presign_middleware.asgi, "intercept", lambda: hooks.enter_context(intercept()))
-        yield
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ and no thread moves; a clock that goes on meanwhile is the test's own.
 """
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from starlette.routing import Route
 
 import presign_middleware.asgi
 import presign_middleware.wsgi
-from presign_middleware import Origin, Policy, Presigner, intercept
+from presign_middleware import Origin, Policy, Presigner
 from presign_middleware.effects import Runner
 from presign_middleware.local import Entry
 from presign_middleware.scope import current
@@ -32,6 +31,8 @@ from presign_middleware.testing import Clock
 
 DEADLINE: Final = 10.0  # seconds after which a test that has gone wrong stops waiting
 HALF: Final = 1650  # seconds after which what was FRESH is AGEING
+pytestmark = pytest.mark.usefixtures("own_hooks")
+
 A: Final = "s3://media/a"
 PLACE: Final = Origin(  # one for all, since a session reads boto3's model of S3
     "media",
@@ -61,15 +62,6 @@ class FrozenLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return time.monotonic() + self.slept
-
-
-@pytest.fixture(autouse=True)
-def own_hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what middlewares hook: they themselves do so for good, as a process needs it."""
-    with contextlib.ExitStack() as hooks:
-        for module in (presign_middleware.asgi, presign_middleware.wsgi):
-            monkeypatch.setattr(module, "intercept", lambda: hooks.enter_context(intercept()))
-        yield
 
 
 @pytest.fixture

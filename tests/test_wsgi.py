@@ -7,7 +7,6 @@ test's own. What other servers do is in `test_wsgi_servers`.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import copy
 import io
@@ -39,7 +38,7 @@ from ways import ACCESS_KEY, SECRET_KEY, Door, opened, origin, signed
 
 import presign_middleware.asgi
 import presign_middleware.wsgi
-from presign_middleware import ConfigurationError, Origin, Policy, Presigner, SigningError, intercept
+from presign_middleware import ConfigurationError, Origin, Policy, Presigner, SigningError
 from presign_middleware.local import Entry
 from presign_middleware.renewal import Renewals
 from presign_middleware.runner import Runner
@@ -51,6 +50,8 @@ DEADLINE: Final = 10.0  # seconds after which a test that has gone wrong stops w
 HALF: Final = 1650  # seconds after which what was FRESH is AGEING
 POLICY: Final = Policy(ageing=HALF, refresh_limit=3)
 CAT: Final = b"a cat"
+pytestmark = pytest.mark.usefixtures("own_hooks")
+
 A: Final = "s3://media/a"
 PLACE: Final = Origin(  # one for all, since a session reads boto3's model of S3
     "media", bucket="media", region="eu-west-1", session=boto3.Session(ACCESS_KEY, SECRET_KEY)
@@ -76,15 +77,6 @@ def presigner(door: Door) -> Presigner:
 def quiet(s3_clock: Clock) -> Presigner:
     """Give a presigner of which nobody fetches anything."""
     return Presigner(PLACE, policy=POLICY, clock=s3_clock)
-
-
-@pytest.fixture(autouse=True)
-def own_hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what middlewares hook: they themselves do so for good, as a process needs it."""
-    with contextlib.ExitStack() as hooks:
-        for module in (presign_middleware.asgi, presign_middleware.wsgi):
-            monkeypatch.setattr(module, "intercept", lambda: hooks.enter_context(intercept()))
-        yield
 
 
 @pytest.fixture
