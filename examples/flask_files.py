@@ -1,59 +1,53 @@
 """
-Private files of S3, handed out by an application that decides who may have them: Flask and httpx.
+Private files of S3 behind an application: Flask, httpx and presign-middleware.
 
-    pip install boto3 flask gunicorn httpx presign-middleware
-    BUCKET=acme-reports PREFIX=2026/ gunicorn --threads 4 "flask_files:app()"
+    pip install flask gunicorn httpx presign-middleware
+    export PRESIGN_ORIGINS="files=s3://acme-files/reports/?region=eu-west-1"
+    gunicorn --threads 4 flask_files:app
 
-Region, credentials and endpoint are boto3's: AWS_DEFAULT_REGION, AWS_PROFILE, AWS_ENDPOINT_URL, ...
-`/file/<name>` passes a file through: its fetch goes to the plain URL, and `PresignMiddleware` signs
-it. `/link/<name>` sends the browser to S3 itself.
+Credentials are boto3's. `/file/<name>` passes a file through: its fetch is of a plain `s3://` URL, and
+`PresignMiddleware` signs it. `/link/<name>` sends the browser to S3 itself.
 """
 
-import os
 from urllib.parse import quote
 
-import boto3
 import httpx
 from flask import Flask, Response, abort, redirect
 from werkzeug.wrappers import Response as AnyResponse
 
-from presign_middleware import NotCovered, Origin, Presigner
+from presign_middleware import NotCovered, Presigner
 from presign_middleware.wsgi import PresignMiddleware
 
+presigner = Presigner.from_env()
+origin = presigner.origins["files"]
+FILES = f"s3://{origin.bucket}/{origin.prefix}"
 
-def app() -> Flask:
-    """Make the application for the bucket that the environment names."""
-    bucket, prefix, s3 = os.environ["BUCKET"], os.environ.get("PREFIX", ""), boto3.client("s3")
-    origin = Origin("files", bucket=bucket, prefix=prefix, client=s3)
-    presigner = Presigner(origin, shared=os.environ.get("SHARED"))
-    return files(presigner, f"{s3.meta.endpoint_url}/{bucket}/{quote(prefix)}", httpx.Client())
+http = httpx.Client()
+app = Flask(__name__)
+app.wsgi_app = PresignMiddleware(app.wsgi_app, presigner=presigner)  # type: ignore[method-assign]  # Flask's own way
 
 
-def files(presigner: Presigner, base: str, http: httpx.Client) -> Flask:
-    """Make the application for the objects whose URLs begin with *base*."""
-    flask_app = Flask(__name__)
+@app.get("/file/<path:name>")
+def file(name: str) -> Response:
+    try:
+        found = http.send(http.build_request("GET", FILES + quote(name)), stream=True)
+    except httpx.UnsupportedProtocol:  # not covered, such as a name with dots that lead elsewhere
+        abort(404)
+    if found.is_error:
+        found.close()
+        abort(404)
+    headers = {
+        "Content-Type": found.headers["Content-Type"],
+        "Content-Length": found.headers["Content-Length"],
+    }
+    response = Response(found.iter_raw(), headers=headers)
+    response.call_on_close(found.close)
+    return response
 
-    @flask_app.get("/file/<path:name>")
-    def file(name: str) -> Response:
-        found = http.send(http.build_request("GET", base + quote(name)), stream=True)
-        if found.is_error:
-            found.close()
-            abort(404)
-        headers = {
-            "Content-Type": found.headers["Content-Type"],
-            "Content-Length": found.headers["Content-Length"],
-        }
-        response = Response(found.iter_raw(), headers=headers)
-        response.call_on_close(found.close)
-        return response
 
-    @flask_app.get("/link/<path:name>")
-    def link(name: str) -> AnyResponse:
-        try:
-            return redirect(presigner.url(base + quote(name)))
-        except NotCovered:  # such as a name with dots that lead elsewhere
-            abort(404)
-
-    middleware = PresignMiddleware(flask_app.wsgi_app, presigner=presigner)
-    flask_app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's own way of adding one
-    return flask_app
+@app.get("/link/<path:name>")
+def link(name: str) -> AnyResponse:
+    try:
+        return redirect(presigner.url(FILES + name))
+    except NotCovered:
+        abort(404)

@@ -10,12 +10,10 @@ import asyncio
 import contextvars
 import copy
 import io
-import runpy
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, cast
 from wsgiref import util as wsgiref_util
 from wsgiref.handlers import SimpleHandler
@@ -893,35 +891,6 @@ def test_requests_at_once_renew_an_object_once(ageing: Presigner, gate: threadin
     gate.set()
     eventually(lambda: not ageing.renewals._under_way)
     assert ageing.stats()["refreshed"] == 1
-
-
-# --- the example --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def example(presigner: Presigner, door: Door) -> Iterator[flask.Flask]:
-    path = Path(__file__).parent.parent / "examples" / "flask_files.py"
-    with httpx.Client(verify=False) as http:
-        yield runpy.run_path(str(path))["files"](presigner, f"{door.base}/media/", http)
-
-
-def test_the_example_passes_a_file_through(example: flask.Flask) -> None:
-    """D3: with the length and type that S3 says."""
-    with example.test_client().get("/file/cat.jpg") as response:
-        assert (response.status_code, response.content_length, response.data) == (200, len(CAT), CAT)
-
-
-def test_the_example_links_to_a_file(example: flask.Flask) -> None:
-    """S1: the browser is sent to a URL that the strict S3 accepts."""
-    with example.test_client().get("/link/cat.jpg") as response:
-        assert fetch(response.headers["Location"]) == CAT
-
-
-@pytest.mark.parametrize("path", ["/file/none.jpg", "/file/../../other/x", "/link/../../other/x"])
-def test_the_example_says_that_a_file_is_not_there(example: flask.Flask, path: str) -> None:
-    """O4: also of one that no origin covers."""
-    with example.test_client().get(path) as response:
-        assert response.status_code == 404
 
 
 # --- without a presigner ------------------------------------------------------------------------------------
