@@ -5,8 +5,10 @@ What tests of whole applications share: a private bucket on a real S3 server, an
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
+import django
 import httpx
 import pytest
 
@@ -15,7 +17,7 @@ import presign_middleware.wsgi
 from presign_middleware import Origin, Presigner, intercept
 from presign_middleware.testing import SeaweedFS
 
-__all__ = ["GOOD", "REFUSED", "Pets", "fetch", "fetch_sync", "own_hooks", "pets"]
+__all__ = ["GOOD", "REFUSED", "Pets", "django_project", "fetch", "fetch_sync", "own_hooks", "pets"]
 
 #: What `fetch` and `fetch_sync` return.
 GOOD, REFUSED = "200 a private cat", "403"
@@ -95,3 +97,14 @@ def pets(seaweedfs: SeaweedFS) -> Pets:
         client.put_object(Bucket=pets.bucket, Key=key, Body=body, ContentType="image/jpeg")
     client.close()
     return pets
+
+
+@pytest.fixture(scope="session")
+def django_project() -> Iterator[None]:
+    """Set Django up, with the settings of the example: it can be done once a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "examples" / "django_project"))
+        patch.setenv("DJANGO_SETTINGS_MODULE", "files.settings")
+        patch.setenv("SECRET_KEY", "secret")
+        django.setup()
+        yield
