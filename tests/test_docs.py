@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import presign_middleware.asgi
 import presign_middleware.wsgi
 from presign_middleware import interception
 
@@ -17,10 +18,12 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.usefixtures("django_project")
 def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's examples build on each other, and leave no hook behind."""
     # Of an application that is complete; they would stay for as long as the process lives.
-    monkeypatch.setattr(presign_middleware.wsgi, "intercept", lambda: None)
+    for module in (presign_middleware.asgi, presign_middleware.wsgi):
+        monkeypatch.setattr(module, "intercept", lambda: None)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
     names: dict[str, object] = {"__name__": page.stem}

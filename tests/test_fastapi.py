@@ -212,6 +212,23 @@ def test_a_websocket_and_its_dependencies_have_a_scope(pets: Pets) -> None:
     assert (stats["signed"], stats["from_scope"]) == (1, 2)
 
 
+def test_the_handler_of_every_exception_is_outside_of_all_middleware(pets: Pets) -> None:
+    """D3: Starlette puts it above those that are added; what it fetches goes out unsigned."""
+    app = FastAPI()
+
+    @app.get("/")
+    def failed() -> None:
+        raise ZeroDivisionError
+
+    @app.exception_handler(Exception)
+    async def handle(request: Request, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse(await fetch(pets.cat))
+
+    app.add_middleware(PresignMiddleware, presigner=pets.presigner())
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/").text == REFUSED
+
+
 # --- mounted applications -----------------------------------------------------------------------------------
 
 

@@ -186,6 +186,11 @@ def flask_shop(cat: str) -> flask.Flask:
     def view() -> Any:
         return fetch(cat)
 
+    async def coroutine() -> Any:
+        async with httpx.AsyncClient(verify=False) as client:
+            response = await client.get(cat)
+            return response.content if response.is_success else b"%d" % response.status_code
+
     def streamed() -> Any:
         return flask.Response(fetch(cat) for _ in range(2))
 
@@ -203,7 +208,7 @@ def flask_shop(cat: str) -> flask.Flask:
     def file() -> Any:
         return flask.send_file(cast(Any, Remote(cat)), mimetype="image/jpeg")
 
-    for endpoint in (view, streamed, streamed_with_context, afterwards, file):
+    for endpoint in (view, coroutine, streamed, streamed_with_context, afterwards, file):
         app.add_url_rule(f"/{endpoint.__name__}", view_func=endpoint)
     return app
 
@@ -226,6 +231,7 @@ class Remote(io.RawIOBase):
 
 WAYS: Final = {
     "view": CAT,
+    "coroutine": CAT,
     "streamed": CAT * 2,
     "streamed_with_context": CAT * 2,
     "afterwards": CAT,
