@@ -51,20 +51,18 @@ class PresignMiddleware:
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] in ("http", "websocket"):
-            await self._serve(scope, receive, send)
+            with self.presigner.scope() as request:
+                try:
+                    await self.app(scope, receive, send)
+                except BaseException as error:
+                    self._renew(request, None, is_cancelled=isinstance(error, asyncio.CancelledError))
+                    raise
+                if request.met:  # which most requests have not: they are to cost next to nothing
+                    self._renew(request, None if _may_have_body(scope) else receive)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-    async def _serve(self, scope: Connection, receive: Receive, send: Send) -> None:
-        with self.presigner.scope() as request:
-            try:
-                await self.app(scope, receive, send)
-            except BaseException as error:
-                self._renew(request, None, is_cancelled=isinstance(error, asyncio.CancelledError))
-                raise
-            self._renew(request, None if _may_have_body(scope) else receive)
 
     def _renew(self, request: Scope, receive: Receive | None, *, is_cancelled: bool = False) -> None:
         due = self.presigner.renewals.due(request)

@@ -69,8 +69,9 @@ class Renewals:
     def due(self, scope: Scope) -> list[Entry]:
         """Return what *scope* has met and is to be renewed, as long as the scope is open."""
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        found = scope.ageing(wall, monotonic)
-        return [entry for entry in found if self._is_due(entry.object, wall, monotonic)][: self._limit]
+        met = list(scope.met.values()) if scope.met else []
+        ageing = [entry for entry in met if not entry.is_fresh(wall, monotonic)]
+        return [entry for entry in ageing if self._is_due(entry.object, wall, monotonic)][: self._limit]
 
     def begin(self, entries: Sequence[Entry], response_sent: Wait) -> None:
         """Renew *entries* in a task of the running loop, once *response_sent* returns."""

@@ -176,7 +176,7 @@ class Runner:
         effects: Effects,
     ) -> list[Entry]:
         """Return *entries*, and in their gaps what is waited for. Raises the first SigningError."""
-        order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope.patience)
+        order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope)
         if self._resolver.is_behind():
             await self._catch_up(effects, order.patience)
             entries = self._resolver.quick_all(objects, aliases, scope)

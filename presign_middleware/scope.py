@@ -8,7 +8,7 @@ the request's behalf: sync endpoints in a thread pool, child tasks, ``gather``,
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,15 +24,16 @@ _current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
 _paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
 
 
-class Scope:
+class Scope(Patience):
     """
     One request and the URLs it has met. A context manager, sync and async.
 
     After it has ended it keeps naming its presigner, for tasks that outlive the
-    request, but remembers nothing any more.
+    request, but remembers nothing any more. It is the request's patience itself, since
+    every request opens one, and few of them wait for anything.
     """
 
-    __slots__ = ("_at_rest", "_is_open", "_outer", "_seen", "opened", "patience", "presigner")
+    __slots__ = ("_at_rest", "_outer", "met", "opened", "presigner")
 
     def __init__(
         self,
@@ -42,65 +43,60 @@ class Scope:
     ) -> None:
         self.presigner = presigner
         self.opened = opened
-        self.patience = Patience(patience)
-        self._is_open = False
-        self._seen: OrderedDict[S3Object, Entry] = OrderedDict()
-        self._at_rest: dict[S3Object, float] = {}
+        self.left = patience
+        self.met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
+        self._at_rest: dict[S3Object, float] | None = None  # few scopes last so long that they need one
         self._outer: Scope | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the request is over; also before it has begun."""
-        return not self._is_open
+        return self.met is None
 
     def seen(self, obj: S3Object) -> Entry | None:
         """Return what this request has resolved *obj* to."""
-        entry = self._seen.get(obj)
-        if entry is None:
+        met = self.met
+        entry = met.get(obj) if met is not None else None
+        if met is None or entry is None:
             return None
         try:
-            self._seen.move_to_end(obj)
+            met.move_to_end(obj)
         except KeyError:  # another thread of this request dropped it just now
             return None
         return entry
 
     def remember(self, entry: Entry) -> None:
         """Keep *entry* for the rest of this request; the least recently used of 10,000 leaves."""
-        if not self._is_open:
+        met = self.met  # another thread may end this request just now
+        if met is None:
             return
-        self._seen[entry.object] = entry
-        if len(self._seen) > MOST_OBJECTS:
-            with suppress(KeyError):  # another thread of this request may have ended it just now
-                self._seen.popitem(last=False)
+        met[entry.object] = entry
+        if len(met) > MOST_OBJECTS:
+            met.popitem(last=False)
 
     def rest(self, obj: S3Object, until: float) -> None:
         """Be content with an AGEING URL of *obj* until then (monotonic): renewing it brought none better."""
-        if len(self._at_rest) >= MOST_OBJECTS:
-            self._at_rest.clear()
+        if self._at_rest is None or len(self._at_rest) >= MOST_OBJECTS:
+            self._at_rest = {}
         self._at_rest[obj] = until
 
     def is_at_rest(self, obj: S3Object, monotonic: float) -> bool:
         """Return whether an AGEING URL of *obj* has to do for now."""
-        return monotonic < self._at_rest.get(obj, 0)
-
-    def ageing(self, wall: float, monotonic: float) -> list[Entry]:
-        """Return what this request has met and is to be renewed."""
-        return [entry for entry in list(self._seen.values()) if not entry.is_fresh(wall, monotonic)]
+        return self._at_rest is not None and monotonic < self._at_rest.get(obj, 0)
 
     def __enter__(self) -> "Scope":
-        if self._is_open:
+        if self.met is not None:
             raise RuntimeError("this scope is open already: each request or job has one of its own")
         self._outer = _current.get()
         _current.set(self)
-        self._is_open = True
+        self.met = OrderedDict()
         return self
 
     def __exit__(self, *exc: object) -> None:
         # set(), not reset(): a WSGI iterable may be closed in another context.
         _current.set(self._outer)
         self._outer = None  # or a job that starts its successor would keep every scope alive
-        self._is_open = False
-        self._seen.clear()
+        self.met = None
 
     async def __aenter__(self) -> "Scope":
         return self.__enter__()

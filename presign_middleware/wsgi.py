@@ -90,7 +90,7 @@ class _Request:
     def end(self) -> None:
         """End it, and begin to renew what it has met. A second time does nothing."""
         renewals = self._presigner.renewals
-        due = renewals.due(self._scope)
+        due = renewals.due(self._scope) if self._scope.met else []
         self.drop()
         if due:
             renewals.begin_in_thread(due)
