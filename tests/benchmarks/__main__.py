@@ -1,5 +1,5 @@
 """
-What a URL costs here and elsewhere, in one run.
+What a URL costs here and elsewhere, and what it costs to have none, in one run.
 
     python -m tests.benchmarks [--json PATH] [--rounds N] [--quick]
 
@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from presign_middleware.testing import Memcached
 
-from .cases import cases, shared_cases
+from .cases import cases, idle_cases, shared_cases
 from .report import as_json, show
 from .rounds import Case, Timings, play
 
@@ -39,7 +39,7 @@ def main() -> None:
     if not console.is_terminal:
         console.width = 80
     with asyncio.Runner() as runner, ExitStack() as ending:
-        meeting = cases(runner)
+        meeting = cases(runner) + idle_cases(runner, ending)
         if Memcached.is_available():
             meeting += shared_cases(runner, ending.enter_context(Memcached()), ending)
         else:

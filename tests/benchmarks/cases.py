@@ -7,17 +7,22 @@ from urllib.parse import urlsplit
 
 from presign_middleware.testing import Memcached
 
+from .idle import Asgi, Fetches, Wsgi
 from .ours import Fleet, Ours
 from .peers import Boto3, Cachetools, Dict, Emcache, Hashes, Obstore, Pymemcache
 from .rounds import Case
 from .workload import KEYS, PAGE, TARGETS
 
-__all__ = ["GOALS", "Goal", "cases", "shared_cases"]
+__all__ = ["GOALS", "Goal", "cases", "idle_cases", "shared_cases"]
 
 _HELD = "Held: one URL a call"
 _HELD_PAGE = "Held: a page of 200"
 _COLD = "Cold: one URL a call"
 _COLD_PAGE = "Cold: a page of 200"
+_IDLE_ASGI = "Idle: an ASGI request that fetches nothing"
+_IDLE_WSGI = "Idle: a WSGI request that fetches nothing"
+_UNCOVERED_HTTPX = "Not covered: a fetch of httpx"
+_UNCOVERED_REQUESTS = "Not covered: a fetch of requests"
 _SHARED = "Shared: one URL a call"
 _SHARED_PAGE = "Shared: a page of 100 from asyncio"
 
@@ -37,6 +42,27 @@ GOALS = (
     Goal("local hit within 3x of a bare dict look-up with expiry check", _HELD, "url()", Dict.NAME, 3),
     Goal("plan-signed URL at least 20x faster than boto3 through url()", _COLD, "url()", Boto3.NAME, 1 / 20),
     Goal("at least 40x in urls() of 200", _COLD_PAGE, "urls()", Boto3.NAME, 1 / 40),
+    Goal(
+        "a request that fetches nothing within 1.15x of Starlette's",
+        _IDLE_ASGI,
+        "PresignMiddleware()",
+        Asgi.NAME,
+        1.15,
+    ),
+    Goal(
+        "an uncovered fetch within 1.15x of httpx without a hook",
+        _UNCOVERED_HTTPX,
+        "intercept(httpx)",
+        Fetches.HTTPX,
+        1.15,
+    ),
+    Goal(
+        "an uncovered fetch within 1.15x of requests without a hook",
+        _UNCOVERED_REQUESTS,
+        "intercept(requests)",
+        Fetches.REQUESTS,
+        1.15,
+    ),
 )
 
 
@@ -81,6 +107,17 @@ def cases(runner: asyncio.Runner) -> tuple[Case, ...]:
                 cachetools.signs(),
             ),
         ),
+    )
+
+
+def idle_cases(runner: asyncio.Runner, ending: ExitStack) -> tuple[Case, ...]:
+    """Return the cases in which there is nothing to sign. What they leave open is closed with *ending*."""
+    asgi, wsgi, fetches = Asgi(runner), Wsgi(), Fetches(ending)
+    return (
+        Case(_IDLE_ASGI, 1, (asgi.NAME, asgi.NAME_OF_NOTHING), asgi.requests(), "us each"),
+        Case(_IDLE_WSGI, 1, (wsgi.NAME_OF_FLASK, wsgi.NAME), wsgi.requests(), "us each"),
+        Case(_UNCOVERED_HTTPX, 1, (fetches.HTTPX,), fetches.with_httpx(), "us each"),
+        Case(_UNCOVERED_REQUESTS, 1, (fetches.REQUESTS,), fetches.with_requests(), "us each"),
     )
 
 

@@ -21,7 +21,7 @@ _GAP = (0, 0, 0, 1)  # one column left of each cell, so that a table fits 80
 
 
 def as_json(timings: Sequence[Timings], rounds: int) -> dict[str, Any]:
-    """Return everything that was timed, in microseconds for one URL, and the goals."""
+    """Return everything that was timed, in microseconds for one URL, request or fetch, and the goals."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -51,7 +51,7 @@ def show(console: Console, timings: Sequence[Timings], rounds: int) -> None:
 def _table(case: Case, timings: Sequence[Timings]) -> Table:
     table = Table(title=case.title, title_justify="left", title_style="bold", box=None, padding=_GAP)
     table.add_column("", width=27, no_wrap=True)
-    table.add_column("us a URL", justify="right", width=8, no_wrap=True)
+    table.add_column(case.heading, justify="right", width=8, no_wrap=True)
     table.add_column("min .. max", justify="right", width=15, no_wrap=True)
     for peer in case.peers:
         table.add_column(f"vs {peer}", justify="right", width=12)

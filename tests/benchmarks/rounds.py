@@ -30,12 +30,13 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Contenders that do the same, and the two peers that all of them are compared with."""
+    """Contenders that do the same, and the peers, one or two, that all of them are compared with."""
 
     title: str
     urls: int  # a call, where the contender can do more than one
-    peers: tuple[str, str]
+    peers: tuple[str, ...]
     contenders: tuple[Contender, ...]
+    heading: str = "us a URL"
 
 
 @dataclass(slots=True)
