@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from faults import eventually
 from stacks import Pets
 
-DEADLINE: Final = 20.0  # seconds after which a test that has gone wrong stops waiting
+DEADLINE: Final = 60.0  # seconds after which a test that has gone wrong stops waiting
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
 PREFIX: Final = "public/"
 CAT: Final = b"a cat, " * 100_000
