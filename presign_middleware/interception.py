@@ -14,6 +14,7 @@ from typing import Protocol
 
 import wrapt
 
+from .clients.aiohttp import AiohttpHooks
 from .clients.catching import ambient
 from .clients.httpx import HttpxHooks
 from .clients.requests import RequestsHooks
@@ -33,6 +34,7 @@ _CLIENTS: dict[str, Callable[[ModuleType], _Hooks]] = {
     "httpx2": HttpxHooks,
     "requests": RequestsHooks,
     "urllib3": Urllib3Hooks,
+    "aiohttp": AiohttpHooks,
 }
 
 #: A client that others send through: only their own hooks know a redirect for what it is.
@@ -76,7 +78,7 @@ class Interception:
 def intercept(*clients: str, presigner: Presigner | None = None) -> Interception:
     """
     Hook *clients* (all that are supported when none is named): "httpx", "httpx2", "requests",
-    "urllib3". The last brings "requests" along, which sends through it.
+    "urllib3", "aiohttp". "urllib3" brings "requests" along, which sends through it.
 
     The middleware does this by itself. With *presigner* the hooks sign outside of
     scopes too, everywhere in the process.

@@ -42,7 +42,7 @@ def in_a_new_interpreter(program: str) -> str:
 def test_an_unknown_client_is_refused_with_the_known_ones() -> None:
     """C1: the message has what was given and what is known, and nothing is hooked."""
     with pytest.raises(
-        ConfigurationError, match=r"'gopher'.*known clients are httpx, httpx2, requests, urllib3"
+        ConfigurationError, match=r"'gopher'.*known clients are httpx, httpx2, requests, urllib3, aiohttp"
     ):
         intercept("httpx", "gopher")
 

@@ -21,6 +21,7 @@ ambient: list[Presigner] = []
 
 #: Frames of these packages stand between an application's call and a hook.
 _PLUMBING = {
+    "aiohttp",
     "anyio",
     "asyncio",
     "concurrent",
