@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import logging
 import socket
 import threading
@@ -583,6 +584,13 @@ def test_what_is_removed_leaves_nothing(hook: Way, door: Door) -> None:
     first.remove()
     assert changed(before) == []
     assert hook.fetch(door.cat).status == 403
+
+
+def test_what_is_hooked_can_be_mocked_as_before() -> None:
+    """C4: ``mock`` makes an async double of what is a coroutine function."""
+    with intercept("aiohttp"):
+        assert inspect.iscoroutinefunction(aiohttp.ClientSession._request)
+        assert inspect.iscoroutinefunction(aiohttp.ClientRequest.send)
 
 
 def test_a_middleware_patches_nothing(hook: Way, door: Door) -> None:

@@ -99,13 +99,9 @@ class AiohttpHooks:
         return send
 
     def _requesting(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        # No coroutine of our own but for what came signed: the warnings of aiohttp count frames.
-        def _request(session: Any, method: str, url: Any, **options: Any) -> Awaitable[Any]:
+        async def _request(session: Any, method: str, url: Any, **options: Any) -> Any:
             if not self._hooks.active or options.get("params") or "X-Amz-Signature=" not in str(url):
-                return original(session, method, url, **options)
-            return requested(session, method, url, **options)
-
-        async def requested(session: Any, method: str, url: Any, **options: Any) -> Any:
+                return await original(session, method, url, **options)
             with _shown(None, _sent(url)) as bare:
                 return await original(session, method, url if bare is None else _url(bare), **options)
 
