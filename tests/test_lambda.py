@@ -24,8 +24,8 @@ from starlette.routing import Route
 import presign_middleware.asgi
 import presign_middleware.wsgi
 from presign_middleware import Origin, Policy, Presigner
-from presign_middleware.effects import Runner
 from presign_middleware.local import Entry
+from presign_middleware.runner import Runner
 from presign_middleware.scope import current
 from presign_middleware.testing import Clock
 
