@@ -13,7 +13,7 @@ from .policy import Policy
 __all__ = ["settings"]
 
 _POLICY = {f"PRESIGN_{f.name.upper()}": f.name for f in fields(Policy)}
-_OPTIONS = {f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "local_size")}
+_OPTIONS = {f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "secret", "local_size")}
 _WHOLE = {"lifetime", "local_size", "refresh_limit"}
 _TEXT = {"on_error", "shared_reads", "shared", "namespace"}
 
@@ -43,6 +43,8 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
 
 def _value(name: str, text: str) -> Any:
     setting = name.removeprefix("PRESIGN_").lower()
+    if setting == "secret":
+        return text.split()  # which shows up in no message, unlike the others
     if setting in _TEXT:
         return text
     try:

@@ -36,7 +36,7 @@ class Counts:
     refresh_failed: int = 0  # renewals that brought nothing better
 
     shared_misses: int = 0  # objects that the shared cache did not have
-    shared_rejected: int = 0  # entries of it that were past, or of no use
+    shared_rejected: int = 0  # entries of it that were past, of no use, or sealed otherwise
     shared_adopted: int = 0  # signatures made here for which another process's was taken, being there first
     shared_errors: int = 0  # times it failed or was too slow
     shared_skipped: int = 0  # times it was not asked, because it had failed lately

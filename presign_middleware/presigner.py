@@ -30,6 +30,7 @@ from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .runner import Runner
 from .scope import Scope, current, paused
+from .seal import Seal, Secrets
 from .signing import Signing
 from .targets import Targets
 
@@ -73,6 +74,7 @@ class Presigner:
         shared: str | None = None,  # "memcached://host:port"; None: each process by itself
         policy: Policy | None = None,
         namespace: str = "",  # applications with different ones share nothing
+        secret: Secrets | None = None,  # 32 bytes or more, seals what is shared; of several the first seals
         local_size: int = 100_000,  # URLs this process holds, about 1 KB each
         clock: Clock = time,
     ) -> None:
@@ -96,6 +98,7 @@ class Presigner:
         self._namespace = namespace
         self._local_size = local_size
         self._clock = clock
+        self._seal = None if secret is None else Seal(secret, clock)
         self._open()
         Presigner.alive.add(self)
 
@@ -118,7 +121,14 @@ class Presigner:
             from .shared import Shared  # which imports pymemcache
 
             shared = Shared(
-                self._shared, self._namespace, signing, self._epochs, resolver.forget, self.counts, clock
+                self._shared,
+                self._namespace,
+                signing,
+                self._epochs,
+                resolver.forget,
+                self._seal,
+                self.counts,
+                clock,
             )
         self._runner = Runner(
             resolver,
@@ -144,7 +154,8 @@ class Presigner:
         ``PRESIGN_ORIGINS`` holds one or more origins in their short form, parted by
         spaces (``media=s3://acme-media/public/?region=eu-west-1``). Each setting of
         `Policy` is a variable too, ``PRESIGN_LIFETIME``, ``PRESIGN_MIN_REMAINING``, ...,
-        and so are ``PRESIGN_SHARED``, ``PRESIGN_NAMESPACE`` and ``PRESIGN_LOCAL_SIZE``.
+        and so are ``PRESIGN_SHARED``, ``PRESIGN_NAMESPACE``, ``PRESIGN_SECRET`` (several are
+        parted by spaces) and ``PRESIGN_LOCAL_SIZE``.
 
         Raises:
             ConfigurationError: ``PRESIGN_ORIGINS`` is absent, or a variable cannot work.

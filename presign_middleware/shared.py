@@ -25,6 +25,7 @@ from .objects import S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
+from .seal import Seal
 
 __all__ = ["Shared", "decode", "encode"]
 
@@ -88,6 +89,7 @@ class Shared:
         signs: Signs,
         epochs: Epochs,
         raised: Callable[[], None],  # called when others have raised an epoch
+        seal: Seal | None,  # None: what is stored can be read and forged
         counts: Counts,
         clock: Clock,
     ) -> None:
@@ -99,6 +101,7 @@ class Shared:
         self._epochs = epochs
         self._raised = raised
         self._board = board_key(namespace)
+        self._seal = seal
 
     def is_down(self) -> bool:
         """Return whether the server failed lately and is not asked; it is probed in the background."""
@@ -127,7 +130,7 @@ class Shared:
             return {}
         missing = len(keys) - len(found)
         self._counts.shared_misses += missing
-        return {keys[key]: self._copy(keys[key], *value) for key, value in found.items()}
+        return {keys[key]: self._copy(key, keys[key], *value) for key, value in found.items()}
 
     def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
         """
@@ -188,7 +191,7 @@ class Shared:
             expire = int(entry.ageing_until - wall)
             if expire < 1:  # to memcached 0 is for ever
                 continue
-            data = encode(Signature(entry.date, entry.url[-DIGEST:], entry.credential))
+            data = self._sealed(key, encode(Signature(entry.date, entry.url[-DIGEST:], entry.credential)))
             # Without a reply, since the answer that counts is what stands there in the end.
             if not entry.is_contested:
                 client.set(key, data, expire, noreply=True)
@@ -212,7 +215,7 @@ class Shared:
         left = {}
         for key, value in found.items():
             own, _, accepts = written[key]
-            entry, version = self._copy(own.object, *value)
+            entry, version = self._copy(key, own.object, *value)
             is_worse = (
                 own.is_fresh(wall, monotonic) and entry is not None and not entry.is_fresh(wall, monotonic)
             )
@@ -228,13 +231,20 @@ class Shared:
         shelf = self._signs.shelf(obj)
         return None if shelf is None else obj.cache_key(self._namespace, *shelf)
 
-    def _copy(self, obj: S3Object, data: bytes, version: bytes) -> Copy:
-        signature = decode(data)
+    def _copy(self, key: str, obj: S3Object, data: bytes, version: bytes) -> Copy:
+        plain = self._unsealed(key, data)
+        signature = None if plain is None else decode(plain)
         wall, monotonic = self._clock.time(), self._clock.monotonic()
         entry = signature and self._signs.adopted(obj, signature, wall, monotonic)
         if entry is None:
             self._counts.shared_rejected += 1
         return Copy(entry, version)
+
+    def _sealed(self, key: str, data: bytes) -> bytes:
+        return data if self._seal is None else self._seal.seal(key, data)
+
+    def _unsealed(self, key: str, data: bytes) -> bytes | None:
+        return data if self._seal is None else self._seal.unseal(key, data)
 
     def _use(self, work: Callable[[Client], T], deadline: float) -> T | None:
         """Return what *work* returns, or None: the server failed or is not asked."""

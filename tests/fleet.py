@@ -182,7 +182,7 @@ else:
     session._credentials = Credentials(**keys)
 origin = Origin("media", session=boto3.Session(botocore_session=session), **told["origin"])
 policy = Policy(shared_patience=told["patience"], invalidation_lag=told["lag"])
-presigner = Presigner(origin, shared=told["shared"], policy=policy)
+presigner = Presigner(origin, shared=told["shared"], secret=told["secret"], policy=policy)
 print("ready", flush=True)
 for line in sys.stdin:
     match json.loads(line):
@@ -203,14 +203,24 @@ class Process:
 
     Args:
         keys: Of botocore: access_key, secret_key and, of a session, token and end, an instant in ISO 8601.
+        secret: As `Presigner` has it, in text.
         origin: Arguments of its `Origin`.
     """
 
-    def __init__(self, shared: str, keys: Mapping[str, str], *, lag: float = 2.0, **origin: str) -> None:
+    def __init__(
+        self,
+        shared: str,
+        keys: Mapping[str, str],
+        *,
+        lag: float = 2.0,
+        secret: Sequence[str] | None = None,
+        **origin: str,
+    ) -> None:
         self._running = subprocess.Popen(
             [sys.executable, "-c", _PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._say({"shared": shared, "keys": keys, "origin": origin, "patience": PATIENT, "lag": lag})
+        told = {"shared": shared, "keys": keys, "origin": origin, "secret": secret}
+        self._say({**told, "patience": PATIENT, "lag": lag})
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported and configured everything, and has signed nothing."""
