@@ -3,7 +3,7 @@ What an operator must know, as log records with fields.
 
 The text of a record is for people. Its fields are for machines: ``record.presign_event``
 is one of `EVENTS`, further ones are ``presign_...`` too. Fields are bounded: names of
-origins and sources, enumerations, numbers; never a key, a URL or a secret.
+origins, sources and servers, enumerations, numbers; never a key, a URL or a secret.
 """
 
 import logging
@@ -17,6 +17,7 @@ Event = Literal[
     "credentials_assumed",  # source, seconds: nobody knows when they end
     "credentials_failed",  # source, error: the name of an exception
     "clock_stepped",  # seconds: forward, or back where negative
+    "shared_in_clear",  # server: its host, as it was given
 ]
 
 #: The names of all events.

@@ -30,7 +30,7 @@ from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .runner import Runner
 from .scope import Scope, current, paused
-from .seal import Seal, Secrets
+from .seal import Seal, Secrets, tell_if_in_clear
 from .signing import Signing
 from .targets import Targets
 
@@ -100,6 +100,10 @@ class Presigner:
         self._clock = clock
         self._seal = None if secret is None else Seal(secret, clock)
         self._open()
+        if shared is not None and secret is None:
+            from .memcached import parse
+
+            tell_if_in_clear(parse(shared)[0], is_private=False)  # not in _open(): once, not in each child
         Presigner.alive.add(self)
 
     def _open(self, parent: Epochs | None = None) -> None:

@@ -16,18 +16,23 @@ used twice with one key, and random ones may be used 2**32 times (NIST SP 800-38
 a fleet that seals 50,000 values a second gets there in a day.
 """
 
+import logging
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
+from .events import tell
 from .policy import LONGEST
 from .resolver import Clock
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["Seal", "Secrets"]
+__all__ = ["Seal", "Secrets", "tell_if_in_clear"]
+
+logger = logging.getLogger("presign_middleware.seal")
 
 #: One secret, or several of which the first one seals and each one opens.
 Secrets = bytes | str | Sequence[bytes | str]
@@ -137,3 +142,31 @@ def _refused(got: str) -> ConfigurationError:
         f"(in PRESIGN_SECRET parted by spaces); got {got}. "
         "python -c 'import secrets; print(secrets.token_hex(32))' makes one"
     )
+
+
+def tell_if_in_clear(host: str, *, is_private: bool) -> None:
+    """
+    Warn that others can read and alter what is shared through *host*.
+
+    Unless the way there *is_private* (TLS, a unix socket) or does not leave this machine: no name
+    is resolved to know that. For presigners without a secret.
+    """
+    if is_private or _is_this_machine(host):
+        return
+    tell(
+        logger,
+        logging.WARNING,
+        "shared_in_clear",
+        "what is shared through memcached %s is in clear there and on the way: whoever can read it can fetch "
+        "objects until their URLs end. Give secret=, or use memcacheds:// where only the way is not to be "
+        "trusted",
+        host,
+        server=host,
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1316,6 +1316,7 @@ def test_every_event_is_told(clock: Clock, caplog: pytest.LogCaptureFixture) -> 
     presigner = Presigner(
         sessions.origin(), replace(guessed(), name="guessed", bucket="guessed"), clock=clock
     )
+    Presigner(sessions.origin(), shared="memcached://cache.internal:11211", clock=clock)
     urls = presigner.urls(["s3://media/secret-name", "s3://guessed/secret-name"])
     clock.advance(450)
     sessions.failure = Refused(f"refused {urls[0]} a-secret-1-of-test-credentials")
@@ -1343,6 +1344,7 @@ def test_every_event_is_told(clock: Clock, caplog: pytest.LogCaptureFixture) -> 
         "credentials_assumed": {"source": "a session", "seconds": 900},
         "credentials_failed": {"source": f"role {ROLE}", "error": "Refused"},
         "clock_stepped": {"seconds": 86_400},
+        "shared_in_clear": {"server": "cache.internal"},
     } == fields
     texts = [f"{record.getMessage()} {record.__dict__}" for record in records]
     for secret in ["a-secret", "a-token", "a-static", "ASIA", "AKIA", "secret-name", "other-name", "X-Amz"]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presign_middleware import ConfigurationError, Presigner
-from presign_middleware.seal import Seal
+from presign_middleware.seal import Seal, tell_if_in_clear
 from presign_middleware.testing import Clock
 
 SECRET: Final = "a-secret-of-the-tests-and-nobody-else"
@@ -336,3 +337,36 @@ def test_bad_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch, secret:
         from_env(monkeypatch, secret)
     assert "phrase" not in str(found.value)
     assert "Geheim" not in str(found.value)
+
+
+# Servers that others may read.
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "localhost", "LocalHost"]
+)
+def test_this_machine(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """K5: of a server on this machine nothing is said."""
+    tell_if_in_clear(host, is_private=False)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["10.0.0.1", "0.0.0.0", "fe80::1", "cache.internal", "localhost.evil.com", "127.0.0.1.nip.io", "127"],
+)
+def test_the_network(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """K5: a server that is elsewhere is told of in one WARNING, which names both cures."""
+    tell_if_in_clear(host, is_private=False)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["presign_event"] == "shared_in_clear"
+    assert vars(record)["presign_server"] == host
+    for words in (host, "secret=", "memcacheds://"):
+        assert words in record.getMessage()
+
+
+def test_a_private_way(caplog: pytest.LogCaptureFixture) -> None:
+    """K5: of TLS and unix sockets nothing is said."""
+    tell_if_in_clear("10.0.0.1", is_private=True)
+    assert caplog.records == []

@@ -15,7 +15,7 @@ import pytest
 from faults import FakeMemcached, eventually
 from fleet import DEADLINE, SECRET, Fleet, Process, counted, dated, let_publish
 
-from presign_middleware import Presigner
+from presign_middleware import ConfigurationError, Presigner, presigner
 from presign_middleware.testing import Memcached
 
 OLD: Final = "the-secret-of-the-fleet-until-today"
@@ -308,7 +308,7 @@ def test_a_forked_child(memcached: Memcached, fleet: Fleet, caplog: pytest.LogCa
     assert counted(own, "from_shared", "shared_rejected", "signed") == (2, 0, 0)
 
 
-# What must not be said.
+# What must not be said, and what must.
 
 
 def test_nothing_leaks(
@@ -336,3 +336,45 @@ def test_nothing_leaks(
     texts += [caplog.text, *[repr(vars(record)) for record in caplog.records], *capfd.readouterr()]
     assert "presign_middleware.memcached" in caplog.text
     assert [text for text in texts if any(part in text for part in (OLD, NEW, "of-the-fleet"))] == []
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the servers that were told of."""
+    event = "shared_in_clear"
+    return [vars(r)["presign_server"] for r in caplog.records if vars(r).get("presign_event") == event]
+
+
+def test_a_server_of_the_network(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """K5: a presigner without a secret tells once of a server elsewhere, and its forked children do not."""
+    first = fleet.member("memcached://cache.internal:11211", fleet.static())
+    assert told(caplog) == ["cache.internal"]
+    presigner._open_anew()
+    first.close()
+    assert told(caplog) == ["cache.internal"]
+    fleet.member("memcached://[fe80::1]:11211", fleet.static())
+    assert told(caplog) == ["cache.internal", "fe80::1"]
+
+
+@pytest.mark.parametrize(
+    ("shared", "secret"),
+    [
+        ("memcached://cache.internal:11211", OLD),
+        ("memcached://localhost:11211", None),
+        ("memcached://[::1]:11211", None),
+        ("memcached://127.0.0.1:11211", None),
+        (None, None),
+    ],
+)
+def test_a_server_that_is_no_danger(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture, shared: str | None, secret: str | None
+) -> None:
+    """K5: of a server of this machine, and of any where there is a secret, nothing is told."""
+    fleet.member(shared, fleet.static(), secret=secret)
+    assert told(caplog) == []
+
+
+def test_a_server_that_is_none(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """M7: what is refused is not told of."""
+    with pytest.raises(ConfigurationError, match="shared"):
+        fleet.member("memcached://cache.internal", fleet.static())
+    assert told(caplog) == []
