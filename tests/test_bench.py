@@ -71,6 +71,7 @@ CASES = {
 SHARED_CASES = {
     "Shared: one URL a call": {
         "url()",
+        "url(), sealed",
         "url(), others' sessions",
         "pymemcache",
         "pymemcache, sessions",

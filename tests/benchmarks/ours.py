@@ -34,6 +34,8 @@ __all__ = ["Fleet", "Ours"]
 #: Seconds. A machine that is busy elsewhere must not make a signature of what is shared.
 _PATIENCE = 5.0
 
+_SECRET = "a-secret-of-the-benchmarks-alone"
+
 #: Ask a presigner for every target, so many times over; return the seconds for one URL.
 Run = Callable[[Presigner, int], float]
 AsyncRun = Callable[[Presigner, int], Coroutine[Any, Any, float]]
@@ -113,6 +115,7 @@ class Fleet:
         self._url = url
         self._ending = ending
         self._static = self._member(session(), session())
+        self._sealed = self._member(session(), session(), namespace="sealed", secret=_SECRET)
         self._temporary = self._member(temporary_session(1), temporary_session(2))
         self.keys = _cache_keys(self._static)  #: of memcached, for all targets
         self.temporary_keys = _cache_keys(self._temporary)  #: the same, where sessions have signed
@@ -133,6 +136,7 @@ class Fleet:
 
         return (
             _shared("url()", self._static, run, len(TARGETS)),
+            _shared("url(), sealed", self._sealed, run, len(TARGETS)),
             _shared("url(), others' sessions", self._temporary, run, len(TARGETS)),
         )
 
@@ -143,22 +147,22 @@ class Fleet:
             _shared(name, self._static, _awaited(self._runner, run), len(PAGE)) for name, run in runs.items()
         )
 
-    def _member(self, theirs: Any, own: Any) -> Presigner:
+    def _member(self, theirs: Any, own: Any, **options: str) -> Presigner:
         """Return a presigner with *own* keys, ready, when one with *theirs* has shared all URLs."""
-        other = self._presigner(theirs)
+        other = self._presigner(theirs, **options)
         other.warm(TARGETS)
         other.close()  # which ends when all is written
-        presigner = self._presigner(own)
+        presigner = self._presigner(own, **options)
         self._runner.run(presigner.make_ready())
         self._ending.callback(presigner.close)
         if presigner.urls(TARGETS) != other.urls(TARGETS) or presigner.stats()["from_signer"]:
             raise AssertionError("a process does not serve what another has shared")
         return presigner
 
-    def _presigner(self, credentials: Any) -> Presigner:
+    def _presigner(self, credentials: Any, namespace: str = "", secret: str | None = None) -> Presigner:
         origin = Origin("media", bucket=BUCKET, region=REGION, session=credentials)
         policy = Policy(lifetime=LIFETIME, shared_patience=_PATIENCE)
-        return Presigner(origin, shared=self._url, policy=policy)
+        return Presigner(origin, shared=self._url, policy=policy, namespace=namespace, secret=secret)
 
 
 def _shared(name: str, presigner: Presigner, run: Run, urls: int) -> Contender:
