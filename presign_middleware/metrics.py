@@ -43,6 +43,7 @@ class Counts:
 
     invalidated: int = 0  # calls that took back the URLs of one object
     revoked: int = 0  # calls that took back those of an origin
+    epochs_rejected: int = 0  # times that what they have taken back was damaged, or could not be opened
     epochs_unread: int = 0  # times that it could not be read what other processes have taken back
 
     caught: int = 0  # fetches that a hook or an adapter signed

@@ -167,19 +167,21 @@ class Shared:
     def _exchange(self, client: Client) -> bool:
         """Know what the board says; write it where it is missing or behind. Return whether it was neither."""
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        data, version = client.gets(self._board)
+        key = self._board
+        data, version = client.gets(key)
         if data is None:
-            client.add(self._board, self._epochs.begin(wall, monotonic), noreply=False)
+            client.add(key, self._sealed(key, self._epochs.begin(wall, monotonic)), noreply=False)
             return False
         before = self._epochs.version
-        is_to_write = self._epochs.absorb(data, wall)
+        board = self._unsealed(key, data)
+        is_to_write = None if board is None else self._epochs.absorb(board, wall)
         if self._epochs.version != before:
             self._raised()
         if is_to_write is None:
-            self._counts.shared_rejected += 1
-            client.cas(self._board, self._epochs.begin(wall, monotonic), version, noreply=False)
+            self._counts.epochs_rejected += 1
+            client.cas(key, self._sealed(key, self._epochs.begin(wall, monotonic)), version, noreply=False)
         elif is_to_write:
-            client.cas(self._board, self._epochs.board(), version, noreply=False)
+            client.cas(key, self._sealed(key, self._epochs.board()), version, noreply=False)
         return is_to_write is False
 
     def _write(self, client: Client, items: Mapping[str, Item]) -> dict[str, tuple[bytes, bytes]]:

@@ -335,6 +335,23 @@ def test_rubbish_is_no_board(fake: FakeMemcached, fleet: Fleet, rubbish: bytes) 
     assert fake.boards == known
 
 
+def test_with_a_secret_nobody_else_can_read_or_raise_an_epoch(fake: FakeMemcached, fleet: Fleet) -> None:
+    """K5, M9: a board is sealed like an entry, and one that does not open is written over."""
+    secret = "a secret of the fleet, long enough"
+    one, another = (fleet.member(fake.url, fleet.static(), secret=secret) for _ in range(2))
+    urls = one.urls([CAT, DOG])
+    one.invalidate(CAT)
+    [key] = fake.boards
+    known, cat = fake.boards[key], one.url(CAT)
+    assert not known.startswith(EMPTY_BOARD[:2])
+    for forged in (EMPTY_BOARD, b"e1" + NOW.to_bytes(4), known[:-1], known[:-1] + bytes([known[-1] ^ 1])):
+        fake.boards[key] = forged
+        fleet.clock.advance(LAG + 0.1)
+        assert one.urls([CAT, DOG]) == [cat, urls[1]]
+        assert another.url(CAT) == cat
+    assert one.stats()["epochs_rejected"] == 1 + 4  # what stood there at first was in clear too
+
+
 def test_nobody_loses_what_all_take_back_at_once(memcached: Memcached, fleet: Fleet) -> None:
     """M9: boards are merged, however many write at once."""
     members = [fleet.member(memcached.url, fleet.static()) for _ in range(4)]
