@@ -61,6 +61,7 @@ class S3Object(NamedTuple):
     method: str
     params: Parameters
     lifetime: int  #: seconds, X-Amz-Expires
+    share: float = 0.0  #: of the lifetime, that is left whenever it is handed out; 0: as the policy says
 
     def cache_key(self, namespace: str, identity: str, region: str, base: str) -> str:
         """
@@ -76,7 +77,7 @@ class S3Object(NamedTuple):
         """
         fields = [namespace, identity, region, base, self.origin, self.bucket, self.form, self.key]
         fields.append(self.method)
-        fields.append(str(self.lifetime))
+        fields.append(f"{self.lifetime} {self.share}" if self.share else str(self.lifetime))
         for name, value in self.params:
             fields += (name, value)
         digest = hashlib.sha256()

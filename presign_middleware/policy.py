@@ -61,6 +61,7 @@ class Rotation:
     ageing: float  # seconds of service after the rotation period
     period: int  # seconds from one URL of an object to the next
     signature_age: float  # seconds after which a bucket policy refuses a signature; inf: none
+    is_share: bool = False  # min_remaining is a share of the lifetime: only a session's end can shorten it
 
     def date(self, phase: int, now: float) -> int:
         """
@@ -90,7 +91,7 @@ class Rotation:
             end, reason = date + self.signature_age, "policy"
         least, ageing = self.min_remaining, self.ageing
         if credential.end != inf:
-            least = self._share(credential)
+            least = least if self.is_share else self._share(credential)
             ageing = min(ageing, (credential.end - credential.obtained) / 10)
             if credential.end < end:
                 end, reason, least = credential.end, credential.reason, self.least(credential)
@@ -122,6 +123,7 @@ class Policy:
     invalidation_lag: float = 2.0  # seconds after which all processes know of an invalidation
     refresh_limit: int = 100  # URLs that are renewed after one request
     on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
+    boto_share: float = 0.5  # of ExpiresIn, that is left of what generate_presigned_url hands out
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "pass"):
@@ -146,11 +148,18 @@ class Policy:
             raise ConfigurationError(
                 f"refresh_limit must be a whole number of URLs, 0 or more, got {self.refresh_limit!r}"
             )
+        if not (_is_number(self.boto_share) and 0 < self.boto_share < 1):
+            raise ConfigurationError(
+                f"boto_share must be a share of ExpiresIn, over 0 and under 1, got {self.boto_share!r}"
+            )
         self.rotation(self.lifetime)
 
-    def rotation(self, lifetime: int) -> Rotation:
+    def rotation(self, lifetime: int, share: float = 0.0) -> Rotation:
         """
         Return how URLs that live for *lifetime* seconds are dated and served.
+
+        *share*: the part of it that is left at least, in the place of *min_remaining* and
+        *ageing*, which are for the policy's own lifetime; 0: those.
 
         Raises:
             ConfigurationError: *lifetime* is not an integer in 60..604800, or leaves
@@ -164,6 +173,9 @@ class Policy:
         span = lifetime if self.signature_age is None else min(lifetime, self.signature_age)
         least = min(300, span / 6) if self.min_remaining is None else self.min_remaining
         ageing = span / 10 if self.ageing is None else self.ageing
+        if share:
+            least = share * span
+            ageing = min(span / 10, (span - least) / 2)
         period = floor(span - least - ageing)
         if period < 1:
             raise ConfigurationError(
@@ -176,6 +188,7 @@ class Policy:
             ageing=ageing,
             period=period,
             signature_age=inf if self.signature_age is None else self.signature_age,
+            is_share=share > 0,
         )
 
 

@@ -287,7 +287,7 @@ class OriginSigning:
         self._counts = counts
         self.source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
-        self._recipes: dict[tuple[str, str, Parameters, int], _Recipe] = {}
+        self._recipes: dict[tuple[str, str, Parameters, int, float], _Recipe] = {}
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
@@ -351,8 +351,8 @@ class OriginSigning:
     def _recipe(self, obj: S3Object, snapshot: Snapshot | None) -> _Recipe | None:
         if snapshot is None:
             return None
-        _, _, form, _, method, params, lifetime = obj
-        recipe = self._recipes.get((form, method, params, lifetime))
+        _, _, form, _, method, params, lifetime, share = obj
+        recipe = self._recipes.get((form, method, params, lifetime, share))
         if recipe is not None and recipe.snapshot is snapshot:
             return recipe
         return self._new_recipe(obj, snapshot)
@@ -376,7 +376,8 @@ class OriginSigning:
             return None
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
-        rotation, skew, counts = self.policy.rotation(obj.lifetime), self.policy.skew, self._counts
+        rotation = self.policy.rotation(obj.lifetime, obj.share)
+        skew, counts = self.policy.skew, self._counts
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
@@ -387,7 +388,7 @@ class OriginSigning:
         if recipe.is_short:
             least = rotation.least(snapshot.credential)
             self.source.tell_short(snapshot.credential, rotation.min_remaining, least)
-        self._recipes[obj.form, obj.method, obj.params, obj.lifetime] = recipe
+        self._recipes[obj.form, obj.method, obj.params, obj.lifetime, obj.share] = recipe
         return recipe
 
     def _boto_of(self, snapshot: Snapshot) -> _Boto:

@@ -81,7 +81,7 @@ class Targets:
             asked = tuple({**dict(standing), **dict(asked), **dict(params)}.items())
         else:
             asked = asked or params
-        return _object(S3Object, (name, origin.bucket, form, key, method, asked, lifetime))
+        return _object(S3Object, (name, origin.bucket, form, key, method, asked, lifetime, 0.0))
 
 
 def _refuse_method(origin: Origin, method: str) -> NoReturn:

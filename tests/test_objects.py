@@ -90,6 +90,7 @@ def test_every_field_counts(what: Identified, name: str, data: st.DataObject) ->
         strategy: st.SearchStrategy[Any] = {
             "params": st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
             "lifetime": st.integers(60, 604_800),
+            "share": st.floats(0, 1),
         }.get(name, texts)
         value = data.draw(strategy.filter(lambda value: value != getattr(obj, name)))
         changed = (obj._replace(**{name: value}), namespace, identity)

@@ -207,6 +207,31 @@ def test_a_shorter_lifetime_per_call_needs_room_for_the_bounds() -> None:
         presigner.url("s3://acme-media/a", lifetime=200)
 
 
+@given(st.integers(60, 604_800), st.floats(0.01, 0.99), phases, instants, credentials())
+def test_a_share_of_the_lifetime_is_left_unless_the_session_ends_first(
+    lifetime: int, share: float, phase: int, now: float, credential: Credential
+) -> None:
+    """C6: of ExpiresIn L at least share * L is left; only a session that ends the URL can have less left."""
+    try:
+        rotation = Policy(min_remaining=1, ageing=1).rotation(lifetime, share)
+    except ConfigurationError:
+        assert lifetime * (1 - share) < 4  # no second between one URL and the next, and one to renew in
+        return
+    life = rotation.life(rotation.date(phase, now), credential)
+    assert life.fresh_until < life.ageing_until
+    if life.reason == "lifetime":
+        assert life.end - life.ageing_until == pytest.approx(share * lifetime, abs=1e-5)
+    else:
+        assert life.end - life.ageing_until == pytest.approx(rotation.least(credential), abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan"), "half", True])
+def test_a_share_is_between_none_and_all(share: Any) -> None:
+    """C6: boto_share has to leave life to the URL and time to serve it."""
+    with pytest.raises(ConfigurationError, match="boto_share"):
+        Policy(boto_share=share)
+
+
 @pytest.mark.parametrize("lifetime", [60, 900, 3600, 604_800])
 @pytest.mark.parametrize("family", ["{}.jpg", "public/2026/01/{:06}/thumb.webp", "{0:x}/{0}", "ü {}"])
 def test_turnovers_are_spread_evenly(family: str, lifetime: int) -> None:

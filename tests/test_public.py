@@ -222,6 +222,7 @@ def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRESIGN_LIFETIME", "900")
     monkeypatch.setenv("PRESIGN_MIN_REMAINING", "60.5")
     monkeypatch.setenv("PRESIGN_ON_ERROR", "pass")
+    monkeypatch.setenv("PRESIGN_BOTO_SHARE", "0.25")
     monkeypatch.setenv("PRESIGN_LOCAL_SIZE", "1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -229,7 +230,7 @@ def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(presigner.origins) == ["media", "archive"]
     assert presigner.origins["media"].prefix == "public/"
     assert presigner.origins["archive"].region == "eu-central-1"
-    assert Policy(lifetime=900, min_remaining=60.5, on_error="pass") == presigner.policy
+    assert Policy(lifetime=900, min_remaining=60.5, on_error="pass", boto_share=0.25) == presigner.policy
     assert "X-Amz-Expires=900" in presigner.url("s3://acme-media/public/a")
     presigner.url("s3://acme-media/public/b")
     assert presigner.stats()["evicted"] == 1
