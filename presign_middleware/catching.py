@@ -4,6 +4,7 @@ Whether a fetch that a client is about to send is to be signed: the decision of 
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -137,10 +138,11 @@ class Catching:
             place = self._targets.located(unsigned)
         except NotCovered:
             return None
-        for method in place.origin.methods:
-            for form in (place.form, ""):
-                obj = self._targets.at(place._replace(form=form), method)
-                entry = self._table.get(obj._replace(lifetime=int(signed["X-Amz-Expires"])))
+        lifetime = int(signed["X-Amz-Expires"])
+        for method, form in product(place.origin.methods, (place.form, "")):
+            obj = self._targets.at(place._replace(form=form), method)
+            for share in (0.0, self._targets.policy(obj).boto_share):
+                entry = self._table.get(obj._replace(lifetime=lifetime, share=share))
                 if entry is not None and entry.url.endswith(signed["X-Amz-Signature"]):
                     return unsigned
         return None

@@ -11,6 +11,7 @@ what is at hand is used meanwhile. Nobody waits before no URL can be signed with
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -43,6 +44,9 @@ _MOST_READS = 1_000
 
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
+
+#: Access key ids that a source remembers: sessions are renewed long before they end, so few are in use.
+_MOST_KNOWN = 16
 
 #: Seconds for STS to take a connection and to answer, and how often it is tried: within `PATIENCE` in all.
 _STS_CONNECT, _STS_READ, _STS_ATTEMPTS = 2, 4, 3
@@ -120,11 +124,16 @@ class Source:
         self._asks = 0
         self._failure: SourceError | None = None  # of the last ask
         self._told_short = ""  # the access key of whom it was told
+        self._known: deque[str] = deque(maxlen=_MOST_KNOWN)
 
     @property
     def held(self) -> Snapshot | None:
         """The credentials at hand, whether or not they work."""
         return self._snapshot
+
+    def knows(self, access_key: str) -> bool | None:
+        """Return whether this source gave *access_key*, now or lately; None: it was not asked yet."""
+        return access_key in self._known if self._known else None
 
     @property
     def now(self) -> float:
@@ -248,6 +257,8 @@ class Source:
         # The snapshot first: others read these without a lock, and those that have ended must not look
         # as if they were not due. Telling comes last, since a logging handler may take its time.
         self._snapshot = fresh
+        if fresh.credential.access_key not in self._known:
+            self._known.append(fresh.credential.access_key)
         # What is kept ends by the clock of when it was given: one that was set back revives nothing.
         self._offset = min(offset, self._offset) if has_failed else offset
         self._due, self._soonest = due, soonest

@@ -8,6 +8,7 @@ signed. A client library that is not imported yet is hooked when it is.
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
 from types import ModuleType
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 import wrapt
 
 from .clients.aiohttp import AiohttpHooks
+from .clients.botocore import AiobotocoreHooks, BotocoreHooks, keeping
 from .clients.catching import ambient
 from .clients.httpx import HttpxHooks
 from .clients.requests import RequestsHooks
@@ -35,7 +37,12 @@ _CLIENTS: dict[str, Callable[[ModuleType], _Hooks]] = {
     "requests": RequestsHooks,
     "urllib3": Urllib3Hooks,
     "aiohttp": AiohttpHooks,
+    "botocore": BotocoreHooks,
+    "aiobotocore": AiobotocoreHooks,
 }
+
+#: The module to wait for, where it is not the package: many import that for its exceptions alone.
+_MODULES = {"botocore": "botocore.client", "aiobotocore": "aiobotocore.client"}
 
 #: A client that others send through: only their own hooks know a redirect for what it is.
 _BRINGS = {"urllib3": ("requests",)}
@@ -50,9 +57,10 @@ _modules: dict[str, ModuleType] = {}  # those that are imported to their end, as
 class Interception:
     """What one call of `intercept` has put in place. A context manager."""
 
-    def __init__(self, names: tuple[str, ...], presigner: Presigner | None) -> None:
+    def __init__(self, names: tuple[str, ...], presigner: Presigner | None, upgrade: bool) -> None:
         self._names = names
         self._presigner = presigner
+        self._upgrade = upgrade
         self._placed = True
 
     def remove(self) -> None:
@@ -63,6 +71,8 @@ class Interception:
             self._placed = False
             if self._presigner is not None:
                 ambient.remove(self._presigner)
+            if not self._upgrade:
+                keeping.remove(self)
             for name in reversed(self._names):  # no client is hooked without those it brings
                 _wanted[name] -= 1
                 if not _wanted[name] and name in _installed:
@@ -75,13 +85,16 @@ class Interception:
         self.remove()
 
 
-def intercept(*clients: str, presigner: Presigner | None = None) -> Interception:
+def intercept(*clients: str, presigner: Presigner | None = None, upgrade: bool = True) -> Interception:
     """
     Hook *clients* (all that are supported when none is named): "httpx", "httpx2", "requests",
-    "urllib3", "aiohttp". "urllib3" brings "requests" along, which sends through it.
+    "urllib3", "aiohttp", "botocore", "aiobotocore". "urllib3" brings "requests" along, which sends
+    through it.
 
     The middleware does this by itself. With *presigner* the hooks sign outside of
-    scopes too, everywhere in the process.
+    scopes too, everywhere in the process. With ``upgrade=False`` boto3 clients that nobody gave
+    a signature version keep the one that boto3 takes, SigV2 in the oldest regions: their
+    ``generate_presigned_url`` is left to boto3, whoever else intercepts it.
 
     Raises:
         ConfigurationError: A name that is not a supported client's.
@@ -100,15 +113,17 @@ def intercept(*clients: str, presigner: Presigner | None = None) -> Interception
             _wanted[name] += 1
             if name not in _awaited:
                 _awaited.add(name)
-                wrapt.register_post_import_hook(_place, name)
+                wrapt.register_post_import_hook(partial(_place, name), _MODULES.get(name, name))
             elif name in _modules:
-                _place(_modules[name])
-    return Interception(names, presigner)
+                _place(name, _modules[name])
+        interception = Interception(names, presigner, upgrade)
+        if not upgrade:
+            keeping.append(interception)
+    return interception
 
 
-def _place(library: ModuleType) -> None:
+def _place(name: str, library: ModuleType) -> None:
     """Hook *library*, now that it is imported, if anyone still wants that."""
-    name = library.__name__
     with _lock:
         _modules[name] = library
         if _wanted[name] and name not in _installed:

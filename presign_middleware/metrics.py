@@ -46,11 +46,12 @@ class Counts:
     epochs_rejected: int = 0  # times that what they have taken back was damaged, or could not be opened
     epochs_unread: int = 0  # times that it could not be read what other processes have taken back
 
-    caught: int = 0  # fetches that a hook or an adapter signed
+    caught: int = 0  # fetches that a hook or an adapter signed, and links that it answered for boto3
     passed_uncovered: int = 0  # fetches that it let go: not covered, or not to be signed
     passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request
     passed_redirect: int = 0  # covered hops that went out unsigned: something else redirected there
     passed_on_error: int = 0  # covered fetches that went out unsigned: Policy(on_error="pass")
+    left_to_boto3: int = 0  # links to covered objects that boto3 signed, for which a hook was asked
 
     def as_dict(self) -> dict[str, int]:
         """Return every counter, and ``resolved``: the number of URLs handed out."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
+from .answering import Answering
 from .catching import Catching
 from .credentials import effective
 from .environment import settings
@@ -149,6 +150,7 @@ class Presigner:
         self._time = clock.time
         self._monotonic = clock.monotonic
         self.catching = Catching(self._targets, self._table, self._runner, self.counts, self._scope)
+        self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
 
     @classmethod
     def from_env(cls) -> "Presigner":

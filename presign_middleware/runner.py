@@ -5,6 +5,7 @@ Who asks for URLs and how: for one or many, in a thread or on an event loop.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from .effects import AsyncioEffects, BlockingEffects, LoopThreadEffects, run_blocking, threadless
@@ -70,6 +71,20 @@ class Runner:
         """Return what `find` returns, without ever blocking the event loop."""
         entry = self._resolver.quick(obj, alias, scope)
         return entry or (await self._fill([obj], [None], [alias], scope, self._effects()))[0]
+
+    def find_promptly(self, obj: S3Object, scope: Scope | None) -> Entry | None:
+        """
+        Return what `find` does; None on an event loop's thread, where that takes preparation.
+
+        That is begun in another thread. Raises SigningError.
+        """
+        if asyncio._get_running_loop() is None or self._signing.is_ready(obj):
+            return self.find(obj, None, scope)
+        entry = self._resolver.quick(obj, None, scope)
+        if entry is None:
+            with suppress(RuntimeError):  # no more threads, or the interpreter is ending
+                self._pool.submit(self._signing.prepare, [obj])
+        return entry
 
     def find_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None

@@ -32,6 +32,7 @@ from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
 from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
 from .redaction import hushed
 from .resolver import Clock
+from .scope import paused
 
 __all__ = ["OriginSigning", "Signing"]
 
@@ -254,7 +255,7 @@ class _Boto:
             named = len(params) == len(obj.params)
             self._query = None if named else "&".join(f"{n}={quote(v, safe='-._~')}" for n, v in obj.params)
             try:
-                with hushed():
+                with hushed(), paused():  # a hook must not answer the very call that it rests on
                     url: str = self._client.generate_presigned_url(
                         _OPERATIONS[obj.method],
                         Params={"Bucket": obj.bucket, "Key": obj.key, **params},
@@ -480,6 +481,10 @@ class Signing:
         recipe = signing.last_recipe(obj)
         entry = None if recipe is None else recipe.adopted(obj, signature, offset)
         return None if entry is None or entry.is_spent(wall, monotonic) else entry
+
+    def knows(self, obj: S3Object, access_key: str) -> bool | None:
+        """Return whether *access_key* signs *obj*, or has lately; None: its source was not asked yet."""
+        return self._origins[obj.origin].source.knows(access_key)
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""

@@ -12,6 +12,7 @@ from .errors import ConfigurationError, NotCovered
 from .objects import Parameters, S3Object, wire_parameters
 from .origins import METHODS, Coverage, Origin, Place, Spot
 from .policy import Policy
+from .redaction import redact
 
 __all__ = ["Targets"]
 
@@ -57,6 +58,23 @@ class Targets:
         if not place.origin.response_overrides:
             place = place._replace(params=tuple([p for p in place.params if p[0] not in _OVERRIDES]))
         return self.at(place, method)
+
+    def linked(self, bucket: str, key: str, method: str, params: Parameters, lifetime: int) -> S3Object:
+        """
+        Return the object that a call of boto3's ``generate_presigned_url`` names.
+
+        Raises:
+            NotCovered: No origin holds it, or hooks are to leave it alone.
+            ConfigurationError: *lifetime* is out of bounds.
+        """
+        place = Place(*self._coverage.locate(f"s3://{bucket}/{key}"))
+        # A bucket's name with a slash in it would be read as another bucket and key.
+        if not place.origin.catch or (place.origin.bucket, place.key) != (bucket, key):
+            raise NotCovered(f"no origin links to {redact(f's3://{bucket}/{key}')}")
+        share = self._standing[place.origin.name][1].boto_share
+        obj = self.at(place, method, params)
+        self.policy(obj).rotation(lifetime, share)  # raises where it is out of bounds
+        return obj._replace(lifetime=lifetime, share=share)
 
     def sample(self, origin: Origin) -> S3Object:
         """Return an object as most of *origin* will be."""

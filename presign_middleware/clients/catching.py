@@ -12,7 +12,7 @@ from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import catching, current
 
-__all__ = ["Mark", "Marks", "ambient", "judge", "unsigned"]
+__all__ = ["Mark", "Marks", "ambient", "deciding", "judge", "unsigned"]
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -86,9 +86,16 @@ def unsigned(presigner: Presigner | None, url: str) -> str | None:
     """
     if "X-Amz-Signature=" not in url or not catching():
         return None
+    candidates = (presigner,) if presigner else deciding()
+    return next((bare for one in candidates if (bare := one.catching.unsigned(url)) is not None), None)
+
+
+def deciding() -> tuple[Presigner, ...]:
+    """Return the presigners that hooks ask here: that of the scope, else the ambient ones."""
+    if not catching():
+        return ()
     scope = current()
-    deciding = (presigner,) if presigner else (scope.presigner,) if scope else tuple(ambient)
-    return next((bare for one in deciding if (bare := one.catching.unsigned(url)) is not None), None)
+    return tuple(ambient) if scope is None else (scope.presigner,)
 
 
 def _of_scope(url: str) -> Presigner | None:
