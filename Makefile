@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aws soak check bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws soak check bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -56,6 +56,11 @@ demo: install memcached ## measure a gallery before and after on a real S3 serve
 
 test: install memcached ## run the tests, on several processors
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-aiobotocore: install memcached ## run its tests in an environment of its own: it asks for an older boto3
+	@$(BIN)/python -m venv $(VENV)/aiobotocore
+	@$(VENV)/aiobotocore/bin/python -m pip install -qq --editable '.[aiobotocore,testing]' --group test
+	@$(VENV)/aiobotocore/bin/python -m pytest tests/test_aiobotocore.py tests/test_botocore.py $(ARGS)
 
 test-aws: install ## ask a bucket on AWS the same: BUCKET=name [REGION=] [ROLE=arn:...] [ENDPOINT=]
 	@$(BIN)/python -m tests.aws --bucket "$(BUCKET)" --region "$(REGION)" --role "$(ROLE)" \
