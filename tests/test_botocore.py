@@ -28,7 +28,7 @@ from sources import DEADLINE, Chain, held, settle, source_of
 
 from presign_middleware import Origin, Policy, Presigner, intercept
 from presign_middleware.interception import Interception
-from presign_middleware.testing import Clock, SeaweedFS
+from presign_middleware.testing import Clock, Memcached, SeaweedFS
 
 NOON: Final = 1_767_268_800  # 2026-01-01 12:00:00 UTC
 REGION: Final = "eu-west-1"
@@ -411,6 +411,17 @@ def test_looking_at_a_clients_keys_has_none_fetched(clock: Clock) -> None:
     assert presigner.stats()["caught"] == 4  # when first asked, the client itself had no keys yet
 
 
+def test_an_origin_can_have_the_very_client(clock: Clock) -> None:
+    """C6: where each session has keys of its own, as with a web identity, the client is the origin's too."""
+    chain = Chain(clock)
+    client = s3(chain.session(), region_name=REGION)
+    presigner = Presigner(Origin("media", bucket="acme-media", client=client), clock=clock)
+    presigner.url("s3://acme-media/x")
+    with presigner.scope():
+        assert query(link(client))["X-Amz-Security-Token"] == chain.keys[0]["SessionToken"]
+    assert presigner.stats()["caught"] == 1
+
+
 def test_a_client_without_credentials_is_boto3s(presigner: Presigner) -> None:
     """C6: its exception is the one that boto3 raises."""
     client = s3(boto3.Session(region_name=REGION), SIGV4)
@@ -596,6 +607,29 @@ def test_boto3s_own_choice_can_be_kept(presigner: Presigner) -> None:
             assert "X-Amz-Date" in link(chosen)
         assert "X-Amz-Date" in link(plain)
     assert presigner.stats()["caught"] == 2
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------
+
+
+def test_links_are_shared(memcached: Memcached, clock: Clock) -> None:
+    """K1, K4: a process with another session of the same identity hands out the link of the first."""
+    urls: list[str] = []
+    for _ in range(2):
+        chain = Chain(clock)
+        chain.keys += [{}] * len(urls)  # what is fetched next has another number
+        patient = Policy(shared_patience=10)
+        presigner = Presigner(
+            chain.origin(bucket="acme-media"), shared=memcached.url, policy=patient, clock=clock
+        )
+        presigner.url("s3://acme-media/x")
+        client = s3(chain.session(), SIGV4, region_name=REGION)
+        with presigner.scope():
+            urls.append(link(client, ExpiresIn=900))
+        stats = presigner.stats()
+        presigner.close()
+    assert urls[0] == urls[1]
+    assert (stats["caught"], stats["from_shared"]) == (1, 2)
 
 
 # --- failures -----------------------------------------------------------------------------------------------
