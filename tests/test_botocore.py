@@ -354,6 +354,7 @@ def test_the_keys_of_the_default_chain_are_the_origins(clock: Clock, monkeypatch
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-environment")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-the-environment")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the keys that it found first
     presigner = Presigner("s3://acme-media/public/", clock=clock)
     with presigner.scope():
         url = link(boto3.client("s3"))

@@ -36,6 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIADJANGOSTORAGES00")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-test-django-storages")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the keys that it found first
     with contextlib.ExitStack() as hooks:
         monkeypatch.setattr(presign_middleware.wsgi, "intercept", lambda: hooks.enter_context(intercept()))
         hooks.callback(setattr, settings, "_wrapped", settings._wrapped)

@@ -5,6 +5,7 @@ Every example in the README and the docs runs, page by page, from top to bottom.
 import re
 from pathlib import Path
 
+import boto3
 import pytest
 
 import presign_middleware.asgi
@@ -26,6 +27,7 @@ def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "intercept", lambda: None)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the keys that it found first
     names: dict[str, object] = {"__name__": page.stem}
     for example in EXAMPLE.findall(page.read_text()):
         exec(compile(example, str(page), "exec"), names)
