@@ -23,6 +23,7 @@ from math import floor, inf
 from statistics import median_high
 from threading import Lock
 
+from .metrics import Counts
 from .objects import S3Object
 
 __all__ = ["Epochs"]
@@ -121,11 +122,18 @@ class Epochs:
     """
 
     def __init__(
-        self, skews: Mapping[str, float], lag: float, *, is_shared: bool, parent: "Epochs | None" = None
+        self,
+        skews: Mapping[str, float],
+        lag: float,
+        counts: Counts,
+        *,
+        is_shared: bool,
+        parent: "Epochs | None" = None,
     ) -> None:
         self._skews = skews
         self._most_skew = max(skews.values())
         self._lag = lag
+        self._counts = counts
         self._lock = Lock()
         self._board: _Board = _Board() if parent is None else parent._board
         self._digests: dict[str, bytes] = {}  # of this process's origins, once they are wanted
@@ -183,42 +191,38 @@ class Epochs:
 
     # The board, as whoever reads and writes it wants it.
 
-    def board(self) -> bytes:
-        """Return all that is known."""
-        with self._lock:
-            return self._board.encode()
-
-    def absorb(self, data: bytes, wall: float) -> bool | None:
+    def exchange(self, boards: Mapping[str, bytes | None], wall: float, monotonic: float) -> dict[str, bytes]:
         """
-        Know what the board *data* says.
+        Know what *boards* say, by server, and return what to put where one is missing, damaged or behind.
 
-        Return whether it is to be written anew, since it is behind or too far ahead; None: it
-        is no board.
+        Where all are lost, who has read one lately knows what it said. Else it may have said more
+        than is known here, and nothing that is signed by now is used any more.
         """
         with self._lock:
-            if data == self._covered:  # as nearly always
-                return False
-            board = _Board.decode(data)
-            if board is None:
-                return None
-            before = len(self._met)
-            self._merge(board, wall)
-            is_behind = not board.covers(self._board) or len(self._met) > before
-            if not is_behind:
-                self._covered = data
-            return is_behind
-
-    def begin(self, wall: float, monotonic: float) -> bytes:
-        """
-        Return the board to put where there is none.
-
-        Whoever has lately read one knows what it said. Else it may have said more than is known
-        here: then nothing that is signed by now is used any more.
-        """
-        with self._lock:
-            if monotonic - self._read_at <= 2 * self._lag:
-                return self._board.encode()
-            return _Board(floor(wall + self._most_skew), self._board.origins).encode()
+            if self._covered is not None and all(data == self._covered for data in boards.values()):
+                return {}
+            known, met = self._board.encode(), len(self._met)
+            found = {name: None if data is None else _Board.decode(data) for name, data in boards.items()}
+            self._counts.epochs_rejected += sum(
+                [board is None is not boards[name] for name, board in found.items()]
+            )
+            for board in found.values():
+                if board is not None:
+                    self._merge(board, wall)
+            mine = self._board.encode()
+            if mine != known:
+                self._noted()
+            if all(board is None for board in found.values()) and monotonic - self._read_at > 2 * self._lag:
+                mine = _Board(floor(wall + self._most_skew), self._board.origins).encode()
+            is_ahead = len(self._met) > met
+            behind = [
+                name
+                for name, board in found.items()
+                if board is None or is_ahead or not board.covers(self._board)
+            ]
+            if not behind:
+                self._covered = mine
+            return dict.fromkeys(behind, mine)
 
     def rely(self, monotonic: float, *, was_read: bool) -> None:
         """Rely on what is known, for the lag: the board *was_read* at *monotonic*, or could not be."""
@@ -241,7 +245,6 @@ class Epochs:
                 if of > max(origin.epoch, origin.objects.get(name, 0)):
                     origin.objects[name] = of
         self._tidy()
-        self._noted()
 
     def _counted(self, epoch: int, latest: int) -> int:
         if epoch <= latest:

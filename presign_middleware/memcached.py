@@ -1,31 +1,35 @@
 """
-A memcached server, as one who serves a request must use it.
+A memcached server, as one who serves a request must use it; and several of them at once.
 
 Connections are made in the background, names are resolved there too: a request only
 waits for them, until its deadline. Each use of a connection has that deadline, whatever
 number of packets the answer comes in; a connection that overran is closed, so that a
 late answer is never taken for another's. After a failure nobody waits any more until a
 new connection has answered (a breaker, whose half-open probe is nobody's request).
+
+Several servers are asked first and then listened to, all at once and in this thread:
+one that is slow or silent takes from no other's time.
 """
 
 import logging
 import random
-import re
+import select
 import socket
-from collections.abc import Callable
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
 from threading import Condition, Thread
 from time import monotonic
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
-from .errors import ConfigurationError
+from .addresses import Address
 
-__all__ = ["Failed", "Server", "Skipped", "parse"]
+__all__ = ["Answer", "Ask", "Connection", "Failed", "Server", "Skipped", "Value", "exchange", "resolved"]
 
 logger = logging.getLogger("presign_middleware.memcached")
 
@@ -41,9 +45,11 @@ _MOST_DOUBLINGS = 10
 #: Connections kept for a server. More are made when more are wanted at once, and closed after use.
 _MOST_IDLE = 16
 
-_URL = re.compile(
-    r"memcached://(?:\[([0-9a-f:.]+)\]|([\w.-]+)):(\d{1,5})/?", re.ASCII | re.IGNORECASE
-).fullmatch
+#: Bytes that are read at once where several servers are listened to. A TLS record has no more.
+_CHUNK = 16_384
+
+#: Seconds after which they are listened to while another one's connection is waited for.
+_LISTEN_EVERY = 0.005
 
 T = TypeVar("T")
 
@@ -56,62 +62,156 @@ class Skipped(Exception):
     """The server failed lately, and was not asked."""
 
 
-class _Socket(socket.socket):
-    """A socket that gives up at an instant, where others give up after so long a silence."""
+#: What stands under a key, and its version.
+Value = tuple[bytes, bytes]
 
-    has_answered = False  # since whoever uses it last set this
+#: What a server has of the keys it was asked for; or why nobody knows.
+Answer = dict[str, Value] | Failed | Skipped
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.deadline = monotonic() + 2 * _CONNECT_WITHIN  # seconds: for the connection and its first answer
+#: Writes to a client, without replies, and returns the keys whose values are wanted after that.
+Ask = Callable[[Client], Sequence[str]]
 
-    def recv(self, *args: Any) -> bytes:
+
+def resolved(address: Address) -> list[tuple[int, Any]]:
+    """Return the families and addresses that *address* stands for. Raises OSError; may take long."""
+    if address.port is None:
+        return [(socket.AF_UNIX, address.host)]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [(family, where) for family, _, _, _, where in found]
+
+
+class Connection:
+    """
+    What pymemcache takes for a socket: it gives up at an instant, others after so long a silence.
+
+    What is sent leaves when an answer is waited for, with one call.
+
+    Raises:
+        OSError: No connection within some seconds, or its certificate is not accepted.
+    """
+
+    def __init__(self, family: int, where: Any, host: str, tls: ssl.SSLContext | None) -> None:
+        self.deadline = monotonic() + _CONNECT_WITHIN
+        self.has_answered = False  # since whoever uses it last set this
+        self._unsent = bytearray()
+        self._ahead = b""  # a command that the client is yet to send, and that has been sent
+        self._heard: deque[bytes] = deque()  # of the answer, that the client has yet to receive
+        self._tail = b""
+        self._failure: OSError | None = None
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if family != socket.AF_UNIX:
+                # Or several writes and a read would wait for each other's acknowledgements.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._limit()
+            self._socket.connect(where)
+            if tls is not None:
+                self._limit()
+                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+        except BaseException:
+            self.close()
+            raise
+        self.fileno = self._socket.fileno
+
+    # -- as pymemcache uses it
+
+    def sendall(self, data: bytes) -> None:
+        """Send *data* when something is received next, or with `flush`."""
+        if not self._ahead:
+            self._unsent += data
+        elif data == self._ahead:
+            self._ahead = b""
+        else:
+            raise ConnectionError("the command is not the one that was sent ahead")
+
+    def recv(self, size: int) -> bytes:
+        """Return what comes next, *size* bytes or so, until the deadline."""
+        if self._heard:
+            return self._heard.popleft()
+        if self._failure is not None:
+            raise self._failure
+        self.flush()
         self._limit()
-        data = super().recv(*args)
+        data = self._socket.recv(size)
         self.has_answered = True
         return data
 
-    def sendall(self, *args: Any) -> None:
-        self._limit()
-        return super().sendall(*args)
+    def close(self) -> None:
+        """Close it at once."""
+        self._socket.close()
+
+    # -- as this library uses it
+
+    def flush(self) -> None:
+        """Send what is unsent, until the deadline."""
+        if self._unsent:
+            self._limit()
+            self._socket.sendall(self._unsent)
+            self._unsent.clear()
+
+    def send_ahead(self, command: bytes) -> None:
+        """Have *command* sent by `go_on`; when the client sends it, it is not sent again."""
+        self._unsent += command
+        self._ahead, self._tail = command, b""
+
+    def go_on(self) -> int:
+        """Send and receive what can be without waiting; return what to poll for, 0 when there is no more."""
+        try:
+            self._socket.settimeout(0)
+            if self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
+                return select.POLLOUT if self._unsent else select.POLLIN if self._ahead else 0
+            while True:
+                data = self._socket.recv(_CHUNK)
+                self._heard.append(data)
+                self.has_answered = True
+                self._tail = (self._tail + data)[-5:]
+                if not data or self._is_answered():
+                    return 0
+        except ssl.SSLWantReadError:
+            return select.POLLIN
+        except ssl.SSLWantWriteError:
+            return select.POLLOUT
+        except BlockingIOError:
+            return select.POLLOUT if self._unsent else select.POLLIN
+        except OSError as error:
+            self._failure = error
+            return 0
+
+    def _is_answered(self) -> bool:
+        # A value may end like this too: then the client receives the rest, until the deadline.
+        is_error = not self._heard[0].startswith(b"V")
+        return self._tail == b"END\r\n" or (is_error and self._tail.endswith(b"\r\n"))
 
     def _limit(self) -> None:
         left = self.deadline - monotonic()
         if left <= 0:
             raise TimeoutError
-        self.settimeout(left)
+        self._socket.settimeout(left)
 
 
-#: What pymemcache takes for the socket module.
-_sockets: Any = ModuleType("socket")
-vars(_sockets).update(vars(socket), socket=_Socket)
+class _Client(Client):  # type: ignore[misc]  # Client has no types
+    """pymemcache's client, of a connection that somebody else makes."""
 
-
-def parse(url: str) -> tuple[str, int]:
-    """Return host and port of ``memcached://host:port``. Raises ConfigurationError."""
-    found = _URL(url) if isinstance(url, str) else None
-    if found is None or not 0 < int(found[3]) < 65_536:
-        raise ConfigurationError(
-            f'shared must look like "memcached://host:port", one server, port 1 to 65535; got {_shown(url)}'
-        )
-    return found[1] or found[2], int(found[3])
-
-
-def _shown(url: object) -> str:
-    # A user's name and password, which have no meaning here, may have been put in.
-    text = url if isinstance(url, str) else type(url).__name__
-    return repr(text if "@" not in text else "...@" + text.rpartition("@")[2])[:200]
+    def _connect(self) -> None:
+        raise ConnectionError("connections are made in the background")
 
 
 class Server:
-    """One memcached server. For any number of threads."""
+    """
+    One memcached server. For any number of threads.
 
-    def __init__(self, host: str, port: int) -> None:
-        self.name = f"{host}:{port}"
-        self._host = host
-        self._port = port
-        self._addresses: list[tuple[Any, ...]] = []  # of the host, once resolved; reused
-        self._condition = Condition()
+    Those that are asked at once have one *condition*.
+    """
+
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None = None, condition: Condition | None = None
+    ) -> None:
+        self.name = str(address)
+        self._address = address
+        self._tls = tls
+        self._addresses: list[tuple[int, Any]] = []  # once resolved; reused
+        self._condition = condition or Condition()
         # What follows is read and written with the condition held.
         self._idle: list[Client] = []
         self._waiting = 0  # who wait for a connection
@@ -130,28 +230,15 @@ class Server:
             Failed: The server failed, or it was not in time.
             Skipped: It failed lately; nothing was tried.
         """
-        client, era = self._take(deadline)
-        assert client.sock is not None  # only those that have answered are kept
-        client.sock.deadline = deadline
-        client.sock.has_answered = False
-        try:
-            answer = work(client)
-        except BaseException as error:
-            client.close()
-            if not isinstance(error, Exception):
-                raise
-            self._fail(era, error)
-            raise Failed(type(error).__name__) from error
-        with self._condition:
-            if client.sock.has_answered:
-                self._failures = 0
-            if era == self._era and len(self._idle) < _MOST_IDLE:
-                self._idle.append(client)
-                if self._waiting:
-                    self._condition.notify()
-                return answer
-        client.close()
-        return answer
+        with _Turns([self], deadline) as turns:
+            while not (found := turns.come(inf)):
+                pass
+            turn = found[self]
+            if not isinstance(turn, _Turn):
+                raise turn
+            answer = turn.do(work)
+            turn.end()
+            return answer
 
     def is_down(self) -> bool:
         """Return whether the breaker is open; begin a probe if it is time for one."""
@@ -175,27 +262,32 @@ class Server:
         for client in idle:
             client.close()
 
-    def _take(self, deadline: float) -> tuple[Client, int]:
-        has_waited = False
+    def _turn(self, has_waited: bool) -> "_Turn | Failed | Skipped | None":
+        """Return a turn with a connection, or why there is none; None: it is waited for."""
+        if self._idle:
+            return _Turn(self, self._idle.pop(), self._era)
+        try:
+            if self._is_open:
+                if not self._connecting and monotonic() >= self._retry_at:
+                    self._begin_to_connect()
+                return Failed("no connection") if has_waited else Skipped()
+            if self._connecting < self._waiting + (not has_waited):
+                self._begin_to_connect()
+        except Failed as failure:
+            return failure
+        return None
+
+    def _give_back(self, client: Client, era: int) -> bool:
+        """Keep *client*, whose use has ended well, unless nobody would want it."""
         with self._condition:
-            self._waiting += 1
-            try:
-                while not self._idle:
-                    if self._is_open:
-                        if not self._connecting and monotonic() >= self._retry_at:
-                            self._begin_to_connect()
-                        raise Failed("no connection") if has_waited else Skipped
-                    if self._connecting < self._waiting:
-                        self._begin_to_connect()
-                    era, has_waited = self._era, True
-                    if not self._condition.wait(deadline - monotonic()):
-                        break
-            finally:
-                self._waiting -= 1
-            if self._idle:
-                return self._idle.pop(), self._era
-        self._fail(era, TimeoutError("no connection in time"))
-        raise Failed("TimeoutError")
+            if client.sock.has_answered:
+                self._failures = 0
+            if era != self._era or len(self._idle) >= _MOST_IDLE:
+                return False
+            self._idle.append(client)
+            if self._waiting:
+                self._condition.notify_all()  # all, since who waits may do so for another server
+            return True
 
     def _begin_to_connect(self) -> None:
         work = partial(self._connect, self._era, self._closings)
@@ -229,18 +321,12 @@ class Server:
     def _connected(self) -> Client:
         """Return a connection that has answered."""
         if not self._addresses:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = [address[:2] for *_, address in found]
+            self._addresses = resolved(self._address)
         failure: Exception | None = None
-        for address in self._addresses:
-            client = Client(
-                address,
-                connect_timeout=_CONNECT_WITHIN,
-                timeout=_CONNECT_WITHIN,
-                no_delay=True,  # or several writes and a read would wait for each other's acknowledgements
-                socket_module=_sockets,
-            )
+        for family, where in self._addresses:
+            client = _Client((self._address.host, self._address.port))
             try:
+                client.sock = Connection(family, where, self._address.host, self._tls)
                 client.version()
             except Exception as error:
                 client.close()
@@ -271,3 +357,170 @@ class Server:
                 self.name,
                 type(error).__name__,
             )
+
+
+class _Turn:
+    """One use of a connection, which is kept if it ends well and else closed."""
+
+    def __init__(self, server: Server, client: Client, era: int) -> None:
+        self.connection: Connection = client.sock
+        self.connection.has_answered = False
+        self._server = server
+        self._client: Client | None = client
+        self._era = era
+
+    def do(self, work: Callable[[Client], T]) -> T:
+        """Return what *work* returns. Raises Failed, after which there is no more to be done."""
+        try:
+            return work(self._client)
+        except Exception as error:
+            self.drop()
+            self._server._fail(self._era, error)
+            raise Failed(type(error).__name__) from error
+
+    def end(self) -> None:
+        """Send what is left to be sent, and give the connection back. Raises Failed."""
+        self.do(lambda client: client.sock.flush())
+        if self._server._give_back(self._client, self._era):
+            self._client = None
+
+    def drop(self) -> None:
+        """Close the connection, if it was not given back."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class _Turns:
+    """
+    A turn with each of some servers, as their connections come; or why there is none.
+
+    The servers have one condition. Turns that have not ended with the block are dropped.
+    """
+
+    def __init__(self, servers: Iterable[Server], deadline: float) -> None:
+        self.missing = list(servers)
+        self._deadline = deadline
+        self._condition = self.missing[0]._condition
+        self._waited: dict[Server, int] = {}  # who is waited for, and in which era
+        self._turns: list[_Turn] = []
+
+    def come(self, within: float) -> dict[Server, _Turn | Failed | Skipped]:
+        """Return those that are there, if there are none after waiting so many seconds or to the deadline."""
+        late: dict[Server, int] = {}
+        with self._condition:
+            found = self._found()
+            if not found:
+                left = self._deadline - monotonic()
+                is_told = self._condition.wait(min(left, within))
+                found = self._found()
+                if not (found or is_told) and left <= within:
+                    late = self._waited.copy()
+                    self._forget(late)
+        for server, era in late.items():
+            server._fail(era, TimeoutError("no connection in time"))
+            found[server] = Failed("TimeoutError")
+        return found
+
+    def _found(self) -> dict[Server, _Turn | Failed | Skipped]:
+        found: dict[Server, _Turn | Failed | Skipped] = {}
+        for server in self.missing:
+            turn = server._turn(has_waited=server in self._waited)
+            if turn is None:
+                server._waiting += server not in self._waited
+                self._waited[server] = server._era
+                continue
+            if isinstance(turn, _Turn):
+                turn.connection.deadline = self._deadline
+                self._turns.append(turn)
+            found[server] = turn
+        self._forget(found)
+        return found
+
+    def _forget(self, servers: Iterable[Server]) -> None:
+        for server in servers:
+            self.missing.remove(server)
+            server._waiting -= self._waited.pop(server, None) is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._waited:
+            with self._condition:
+                self._forget(list(self._waited))
+        for turn in self._turns:
+            turn.drop()
+
+
+class _Talk:
+    """Some connections, on which is sent and received as each of them goes on, without waiting for any."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._going: dict[int, Connection] = {}
+
+    def go_on(self, connection: Connection) -> None:
+        """Begin to talk on *connection*, or go on, until its answer is there."""
+        number = connection.fileno()
+        if events := connection.go_on():
+            self._going[number] = connection
+            self._poll.register(number, events)  # anew, if it is
+        elif self._going.pop(number, None):
+            self._poll.unregister(number)
+
+    def listen(self, seconds: float) -> bool:
+        """Go on where that is possible within so many seconds; return whether that is not the end."""
+        if self._going:
+            for number, _ in self._poll.poll(seconds * 1000):
+                self.go_on(self._going[number])
+        return bool(self._going)
+
+
+def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer]:
+    """
+    Ask each of several servers at once, and return what each answers, until *deadline*.
+
+    That takes as long as the slowest needs, not as long as all of them one after
+    another. The servers have one condition; *asks* must not receive anything.
+    """
+    answers: dict[Server, Answer] = {}
+    hearing: dict[Server, tuple[_Turn, Sequence[str]]] = {}
+    with _Turns(asks, deadline) as turns:
+        talk = _Talk()
+        is_going = False
+        while turns.missing:
+            for server, turn in turns.come(_LISTEN_EVERY if is_going else inf).items():
+                try:
+                    if not isinstance(turn, _Turn):
+                        raise turn
+                    hearing[server] = turn, turn.do(partial(_begin, ask=asks[server]))
+                except (Failed, Skipped) as failure:
+                    answers[server] = failure
+                    continue
+                if len(asks) > 1:
+                    talk.go_on(turn.connection)
+            is_going = talk.listen(0)
+        while is_going:
+            # Once after the deadline too: what is there by then was in time, were we late ourselves.
+            left = max(0.0, deadline - monotonic())
+            is_going = talk.listen(left) and left > 0
+        for server, (turn, keys) in hearing.items():
+            try:
+                answers[server] = turn.do(partial(_heard, keys=keys))
+                turn.end()
+            except Failed as failure:
+                answers[server] = failure
+    return {server: answers[server] for server in asks}
+
+
+def _begin(client: Client, ask: Ask) -> Sequence[str]:
+    keys = ask(client)
+    if keys:
+        client.sock.send_ahead(f"gets {' '.join(keys)}\r\n".encode("ascii"))
+    return keys
+
+
+def _heard(client: Client, keys: Sequence[str]) -> dict[str, Value]:
+    found: dict[str, Value] = client.gets_many(keys) if keys else {}
+    return found

@@ -38,8 +38,8 @@ class Counts:
     shared_misses: int = 0  # objects that the shared cache did not have
     shared_rejected: int = 0  # entries of it that were past, of no use, or sealed otherwise
     shared_adopted: int = 0  # signatures made here for which another process's was taken, being there first
-    shared_errors: int = 0  # times it failed or was too slow
-    shared_skipped: int = 0  # times it was not asked, because it had failed lately
+    shared_errors: int = 0  # times a server of it failed or was too slow
+    shared_skipped: int = 0  # times one was not asked, because it had failed lately
 
     invalidated: int = 0  # calls that took back the URLs of one object
     revoked: int = 0  # calls that took back those of an origin

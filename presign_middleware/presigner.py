@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
+from .addresses import Addresses
 from .answering import Answering
 from .catching import Catching
 from .credentials import effective
@@ -57,7 +58,8 @@ class Presigner:
         presigner.url("s3://acme-media/public/cat.jpg")
 
     An origin may be written short, ``"s3://acme-media/public/?region=eu-west-1"``.
-    One presigner serves any number of threads and event loops.
+    One presigner serves any number of threads and event loops. What *shared* can be is
+    told in `addresses`.
 
     Raises:
         ConfigurationError: Settings that cannot work; named in the message.
@@ -72,7 +74,7 @@ class Presigner:
     def __init__(
         self,
         *origins: Origin | str,
-        shared: str | None = None,  # "memcached://host:port"; None: each process by itself
+        shared: str | None = None,  # "memcached://host:port,host:port", ...; None: each process by itself
         policy: Policy | None = None,
         namespace: str = "",  # applications with different ones share nothing
         secret: Secrets | None = None,  # 32 bytes or more, seals what is shared; of several the first seals
@@ -95,16 +97,15 @@ class Presigner:
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
-        self._shared = shared
+        self._shared = None if shared is None else Addresses.parse(shared)
         self._namespace = namespace
         self._local_size = local_size
         self._clock = clock
         self._seal = None if secret is None else Seal(secret, clock)
         self._open()
-        if shared is not None and secret is None:
-            from .memcached import parse
-
-            tell_if_in_clear(parse(shared)[0], is_private=False)  # not in _open(): once, not in each child
+        if self._shared is not None and secret is None:  # not in _open(): once, not in each child
+            for host, port in self._shared.servers:
+                tell_if_in_clear(host, is_private=port is None or self._shared.tls is not None)
         Presigner.alive.add(self)
 
     def _open(self, parent: Epochs | None = None) -> None:
@@ -116,7 +117,7 @@ class Presigner:
         self._flights = Flights()
         skews = {origin.name: origin.policy.skew for origin in origins if origin.policy}
         lag, is_shared = self.policy.invalidation_lag, self._shared is not None
-        self._epochs = Epochs(skews, lag, is_shared=is_shared, parent=parent)
+        self._epochs = Epochs(skews, lag, self.counts, is_shared=is_shared, parent=parent)
         self._signing = signing = Signing(origins, self.counts, clock, self._epochs)
         resolver = Resolver(
             signing, self._table, self._flights, self.counts, clock, epochs=self._epochs, is_shared=is_shared

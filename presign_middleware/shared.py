@@ -11,21 +11,22 @@ The shared cache can only help. When it fails nothing is raised: objects are mis
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
+from .addresses import Addresses
 from .epochs import Epochs
 from .local import Entry
-from .memcached import Failed, Server, Skipped, parse
+from .memcached import Value
 from .metrics import Counts
 from .objects import S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
 from .seal import Seal
+from .servers import Put, Servers
 
 __all__ = ["Shared", "decode", "encode"]
 
@@ -40,8 +41,6 @@ _MOST_EXCHANGES = 20
 
 #: What stands for the token of a key that ends and has none, as some of ``credential_process`` do.
 _TOKENLESS = "-"
-
-T = TypeVar("T")
 
 
 def encode(signature: Signature) -> bytes:
@@ -84,7 +83,7 @@ class Shared:
 
     def __init__(
         self,
-        url: str,
+        addresses: Addresses,
         namespace: str,
         signs: Signs,
         epochs: Epochs,
@@ -93,7 +92,7 @@ class Shared:
         counts: Counts,
         clock: Clock,
     ) -> None:
-        self._server = Server(*parse(url))
+        self._servers = Servers(addresses, counts)
         self._namespace = namespace
         self._signs = signs
         self._counts = counts
@@ -104,32 +103,28 @@ class Shared:
         self._seal = seal
 
     def is_down(self) -> bool:
-        """Return whether the server failed lately and is not asked; it is probed in the background."""
-        is_down = self._server.is_down()
+        """Return whether all servers failed lately and are not asked; they are probed in the background."""
+        is_down = self._servers.is_down()
         self._counts.shared_skipped += is_down
         return is_down
 
     def connect(self) -> None:
         """Begin to connect, in the background."""
-        self._server.connect()
+        self._servers.connect()
 
     def close(self) -> None:
         """Close connections. A later use opens them again."""
-        self._server.close()
+        self._servers.close()
 
     def read(self, objects: Sequence[S3Object], deadline: float) -> dict[S3Object, Copy]:
         """
         Return what there is of *objects*, asked for in one round trip.
 
         Gives up at *deadline* (``time.monotonic()``). What is missing has no entry here;
-        neither has anything when the server fails.
+        neither has what is on a server that fails.
         """
         keys = {key: obj for obj in objects if (key := self._key(obj)) is not None}
-        found = self._use(lambda client: client.gets_many(list(keys)), deadline) if keys else None
-        if found is None:
-            return {}
-        missing = len(keys) - len(found)
-        self._counts.shared_misses += missing
+        found = self._servers.read(list(keys), deadline) if keys else {}
         return {keys[key]: self._copy(key, keys[key], *value) for key, value in found.items()}
 
     def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
@@ -143,49 +138,34 @@ class Shared:
         wanted = {key: item for item in items if (key := self._key(item.entry.object)) is not None}
         # Twice, for whoever could not read before: what stands there may be of no use.
         for _ in range(2):
-            found = self._use(partial(self._write, items=wanted), deadline) if wanted else None
-            wanted = self._settle(wanted, found or {}, standing)
+            found = self._servers.write(wanted, self._write, deadline) if wanted else {}
+            wanted = self._settle(wanted, found, standing)
         return list(standing.values())
 
     def catch_up(self, deadline: float) -> bool:
         """
         Know the epochs that other processes have raised, and let them know those raised here.
 
-        Nearly always one read is all, since nothing is behind. Return whether the server has
-        answered and knows all that is known here.
+        Every server has a board. Nearly always one read is all, since none is behind. Return
+        whether any server has answered, and all that have answered know what is known here.
         """
+        key, puts = self._board, dict[str, Put]()
         for _ in range(_MOST_EXCHANGES):
-            monotonic = self._clock.monotonic()
-            is_current = self._use(self._exchange, deadline)
-            if is_current is None:
-                return False
-            if is_current:
-                self._epochs.rely(monotonic, was_read=True)
-                return True
+            wall, monotonic, before = self._clock.time(), self._clock.monotonic(), self._epochs.version
+            found = self._servers.everywhere(key, puts, deadline)
+            boards = {name: value and (self._unsealed(key, value[0]) or b"") for name, value in found.items()}
+            behind = self._epochs.exchange(boards, wall, monotonic)
+            if self._epochs.version != before:
+                self._raised()
+            if not behind:
+                if found:
+                    self._epochs.rely(monotonic, was_read=True)
+                return bool(found)
+            puts = {name: (self._sealed(key, board), found[name]) for name, board in behind.items()}
         return False
 
-    def _exchange(self, client: Client) -> bool:
-        """Know what the board says; write it where it is missing or behind. Return whether it was neither."""
-        wall, monotonic = self._clock.time(), self._clock.monotonic()
-        key = self._board
-        data, version = client.gets(key)
-        if data is None:
-            client.add(key, self._sealed(key, self._epochs.begin(wall, monotonic)), noreply=False)
-            return False
-        before = self._epochs.version
-        board = self._unsealed(key, data)
-        is_to_write = None if board is None else self._epochs.absorb(board, wall)
-        if self._epochs.version != before:
-            self._raised()
-        if is_to_write is None:
-            self._counts.epochs_rejected += 1
-            client.cas(key, self._sealed(key, self._epochs.begin(wall, monotonic)), version, noreply=False)
-        elif is_to_write:
-            client.cas(key, self._sealed(key, self._epochs.board()), version, noreply=False)
-        return is_to_write is False
-
-    def _write(self, client: Client, items: Mapping[str, Item]) -> dict[str, tuple[bytes, bytes]]:
-        """Store *items*, and return what stands where another process may have been first."""
+    def _write(self, client: Client, items: Mapping[str, Item]) -> list[str]:
+        """Store *items*, and return the keys where another process may have been first."""
         wall = self._clock.time()
         contested = []
         for key, (entry, version, _) in items.items():
@@ -203,13 +183,12 @@ class Shared:
                 client.add(key, data, expire, noreply=True)
             else:
                 client.cas(key, data, version, expire, noreply=True)
-        found: dict[str, tuple[bytes, bytes]] = client.gets_many(contested) if contested else {}
-        return found
+        return contested
 
     def _settle(
         self,
         written: Mapping[str, Item],
-        found: Mapping[str, tuple[bytes, bytes]],
+        found: Mapping[str, Value],
         standing: dict[S3Object, Entry],
     ) -> dict[str, Item]:
         """Note in *standing* what was *found* and is of use; return what is to be written over the rest."""
@@ -247,13 +226,3 @@ class Shared:
 
     def _unsealed(self, key: str, data: bytes) -> bytes | None:
         return data if self._seal is None else self._seal.unseal(key, data)
-
-    def _use(self, work: Callable[[Client], T], deadline: float) -> T | None:
-        """Return what *work* returns, or None: the server failed or is not asked."""
-        try:
-            return self._server.use(work, deadline)
-        except Skipped:
-            self._counts.shared_skipped += 1
-        except Failed:
-            self._counts.shared_errors += 1
-        return None

@@ -14,6 +14,7 @@ Durations are seconds.
 import contextlib
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -21,6 +22,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -235,27 +237,38 @@ class FakeMemcached(_Listener):
     """
     Speak as much of the text protocol as a cache needs, with faults.
 
-    Commands: version, get, gets, set, add, cas, delete, flush_all, quit. Nothing ever
-    expires or is evicted; noreply is never answered, whatever the fault. A test may
-    write to the mappings as well.
+    Commands: version, get, gets, set, add, cas, delete, flush_all, quit, and ElastiCache's
+    ``config get cluster``. Nothing ever expires or is evicted; noreply is never answered,
+    whatever the fault. A test may write to the mappings as well.
 
     Attributes:
         values: What is stored.
         expiries: The exptime it was stored with, as it was sent: relative, Unix seconds, or 0.
         flags, uniques: As `gets` gives them; 0 for what a test put into `values`.
         boards: Boards of epochs, apart from `values`; one that knows nothing stands under every such name.
+        nodes: Of the cluster, as ``host|ip|port``; none: it is no ElastiCache.
 
     Args:
         behaviour: One of the methods below, called before there are connections.
+        tls: The files of its certificate and key; connections have TLS then.
     """
 
-    def __init__(self, behaviour: Callable[["FakeMemcached"], object] | None = None) -> None:
+    def __init__(
+        self,
+        behaviour: Callable[["FakeMemcached"], object] | None = None,
+        *,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
         super().__init__()
+        self._tls = None if tls is None else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if self._tls is not None and tls is not None:
+            self._tls.load_cert_chain(*tls)
         self.values: dict[str, bytes] = {}
         self.expiries: dict[str, int] = {}
         self.flags: dict[str, int] = {}
         self.uniques: dict[str, int] = {}
         self.boards: dict[str, bytes] = {}
+        self.nodes: list[str] = []
         self._next_unique = 0
         self._held = 0
         self._released = threading.Event()
@@ -282,6 +295,17 @@ class FakeMemcached(_Listener):
                     connection.sendall(answer[position:])
                     return
                 connection.sendall(answer[position : position + 1])
+
+        self._behave(reply, over=over)
+
+    def split(self, position: int, seconds: float) -> None:
+        """Send answers in two pieces, cut at *position*, the second one *seconds* after the first."""
+        over = threading.Event()
+
+        def reply(connection: socket.socket, answer: bytes) -> None:
+            connection.sendall(answer[:position])
+            over.wait(seconds)
+            connection.sendall(answer[position:])
 
         self._behave(reply, over=over)
 
@@ -357,6 +381,13 @@ class FakeMemcached(_Listener):
         return not self._refusing
 
     def _serve(self, connection: socket.socket) -> None:
+        if self._tls is None:
+            self._obey_commands(connection)
+        else:
+            with self._tls.wrap_socket(connection, server_side=True) as encrypted:
+                self._obey_commands(encrypted)
+
+    def _obey_commands(self, connection: socket.socket) -> None:
         commands = Commands()
         while received := connection.recv(_CHUNK):
             for command in commands.feed(received):
@@ -383,7 +414,8 @@ class FakeMemcached(_Listener):
     def _execute(self, command: Command, *, swapped: bool = False) -> bytes:
         with self._lock:
             if command.is_of_board:
-                return self._board(command)
+                answer = self._board(command)
+                return b"" if command.noreply else answer
             if command.name in ("get", "gets"):
                 return self._get(command, swapped)
             answer = self._answer(command)
@@ -427,6 +459,9 @@ class FakeMemcached(_Listener):
                 return self._store(command)
             case Command("delete", (key, *_)):
                 return b"DELETED" if self._forget(key) else b"NOT_FOUND"
+            case Command("config", ("get", "cluster")) if self.nodes:
+                told = f"12\n{' '.join(self.nodes)}\n"
+                return f"CONFIG cluster 0 {len(told)}\r\n{told}\r\nEND".encode()
             case Command("flush_all"):
                 for key in tuple(self.values):
                     self._forget(key)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from presign_middleware import ConfigurationError, NotCovered, Policy, Presigner
 from presign_middleware.epochs import Epochs
+from presign_middleware.metrics import Counts
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock, Memcached
 
@@ -48,6 +49,16 @@ def arevoke(presigner: Presigner, origin: str) -> None:
 def reads(server: FakeMemcached | Proxy) -> int:
     """Return how often the board was read."""
     return [name for name, _ in server.board_commands].count("gets")
+
+
+def board(epochs: Epochs) -> bytes:
+    """Return all that is known."""
+    return epochs.exchange({"": EMPTY_BOARD}, NOW, 0).get("", EMPTY_BOARD)
+
+
+def read(mine: Epochs, other: Epochs, now: float) -> None:
+    """Have *mine* know what *other* knows."""
+    mine.exchange({"": board(other)}, now, 0)
 
 
 def obj(key: str, origin: str = "media") -> S3Object:
@@ -518,13 +529,13 @@ _STEPS = st.lists(
 def test_epochs_never_sink_and_boards_merge_to_one(steps: list[tuple[str, int, int, bool, bool]]) -> None:
     """M9: whatever two processes raise, and whichever reads the other's board first, they come to agree."""
     skews = {"media": 0.0, "archive": 0.0}
-    both = [Epochs(skews, 2, is_shared=True) for _ in range(2)]
+    both = [Epochs(skews, 2, Counts(), is_shared=True) for _ in range(2)]
     known, now = {(which, name, key): 0 for which in (0, 1) for name in skews for key in range(6)}, NOW
     for name, key, seconds, is_first, is_all in steps:
         now += seconds
         mine = both[is_first]
         if name not in skews:
-            both[not is_first].absorb(mine.board(), now)
+            read(both[not is_first], mine, now)
         elif is_all:
             mine.revoke(name, now)
         else:
@@ -534,14 +545,14 @@ def test_epochs_never_sink_and_boards_merge_to_one(steps: list[tuple[str, int, i
             assert known[which, name_of, key_of] <= epoch <= now + 5
             known[which, name_of, key_of] = epoch
     for _ in range(2):
-        both[0].absorb(both[1].board(), now)
-        both[1].absorb(both[0].board(), now)
-    assert both[0].board() == both[1].board()
+        read(both[0], both[1], now)
+        read(both[1], both[0], now)
+    assert board(both[0]) == board(both[1])
 
 
 def test_a_board_is_bounded_and_revives_nothing() -> None:
     """M9: what is dropped is covered by a later epoch."""
-    epochs = Epochs({f"o{number}": 0.0 for number in range(11_000)}, 2, is_shared=True)
+    epochs = Epochs({f"o{number}": 0.0 for number in range(11_000)}, 2, Counts(), is_shared=True)
     raised = {}
     for number in range(11_000):
         of = obj("k", f"o{number}")
@@ -549,5 +560,5 @@ def test_a_board_is_bounded_and_revives_nothing() -> None:
         raised[of] = epochs.of(of)
     for number in range(11_000):
         epochs.revoke(f"o{number}", NOW + 200 + number // 100)
-    assert len(epochs.board()) < 500_000
+    assert len(board(epochs)) < 500_000
     assert all(epochs.of(of) > epoch for of, epoch in raised.items())

@@ -20,7 +20,7 @@ from botocore.credentials import ReadOnlyCredentials
 from faults import FakeMemcached, Proxy, eventually
 from fleet import DEADLINE, SECRET, Fleet, Process, access_key, counted, dated, let_publish
 
-from presign_middleware import ConfigurationError, Presigner, sharing
+from presign_middleware import Presigner, sharing
 from presign_middleware.shared import Shared
 from presign_middleware.testing import Memcached, SeaweedFS
 
@@ -461,66 +461,6 @@ def test_nothing_leaks(
     hidden |= {found for url in urls for found in parse_qs(urlsplit(url).query)["X-Amz-Security-Token"]}
     hidden |= {quote(secret, safe="") for secret in hidden}
     assert [part for part in hidden if any(part in text for text in texts)] == []
-
-
-WANTED: Final = "memcached://host:port"
-
-
-@pytest.mark.parametrize(
-    "shared",
-    [
-        "",
-        "localhost",
-        "localhost:11211",
-        "memcached://localhost",
-        "memcached://:11211",
-        "memcached://",
-        "http://localhost:11211",
-        "memcacheds://localhost:11211",
-        "memcached://localhost:port",
-        "memcached://localhost:-1",
-        "memcached://localhost:٣",
-        "memcached://localhost:11211/1",
-        "memcached://localhost:11211?x=1",
-        "memcached://::1:11211",
-        "memcached://one:11211,two:11211",
-        "memcached://local host:11211",
-        "memcached://local\nhost:11211",
-        "memcached://localhost:0",
-        "memcached://localhost:99999",
-        "memcached://localhost:" + "9" * 5_000,
-        b"memcached://localhost:11211",
-        11211,
-        ["memcached://localhost:11211"],
-    ],
-    ids=lambda shared: repr(shared)[:40],
-)
-def test_bad_settings(fleet: Fleet, shared: Any) -> None:
-    """M7: whatever is no ``memcached://host:port`` is a ConfigurationError that says so."""
-    with pytest.raises(ConfigurationError, match="shared") as found:
-        fleet.member(shared, fleet.static())
-    assert WANTED in str(found.value)
-    assert len(str(found.value)) < 500
-
-
-@pytest.mark.parametrize(
-    "shared",
-    ["memcached://user:pa55word@localhost:11211", "http://user:pa55@pa55word@h", "user:pa55word@localhost"],
-)
-def test_bad_settings_with_a_password(fleet: Fleet, shared: str) -> None:
-    """L1: a password in shared= has no meaning, and the error does not repeat it."""
-    with pytest.raises(ConfigurationError) as found:
-        fleet.member(shared, fleet.static())
-    assert WANTED in str(found.value)
-    assert "pa55" not in str(found.value)
-
-
-@pytest.mark.parametrize(
-    "shared", ["memcached://localhost:11211", "memcached://[::1]:1/", "memcached://10.0.0.1:65535"]
-)
-def test_good_settings(fleet: Fleet, shared: str) -> None:
-    """M7: a name, an address of either kind and any port will do, and making a presigner asks nobody."""
-    fleet.member(shared, fleet.static())
 
 
 @pytest.mark.usefixtures("switching_often")
