@@ -45,11 +45,15 @@ _MOST_DOUBLINGS = 10
 #: Connections kept for a server. More are made when more are wanted at once, and closed after use.
 _MOST_IDLE = 16
 
-#: Bytes that are read at once where several servers are listened to. A TLS record has no more.
+#: Bytes that are read at once where several servers are listened to. A TLS record has no more,
+#: and must be read whole: what is left of it is no longer in the socket, and not polled for.
 _CHUNK = 16_384
 
-#: Seconds after which they are listened to while another one's connection is waited for.
-_LISTEN_EVERY = 0.005
+#: Times that is done after the deadline, for what had arrived before it.
+_LAST_LOOKS = 64
+
+#: Seconds after which a connection that is waited for is noticed, while others are listened to.
+_LOOK_EVERY = 0.001
 
 T = TypeVar("T")
 
@@ -161,13 +165,12 @@ class Connection:
             if self._unsent:
                 del self._unsent[: self._socket.send(self._unsent)]
                 return select.POLLOUT if self._unsent else select.POLLIN if self._ahead else 0
-            while True:
-                data = self._socket.recv(_CHUNK)
-                self._heard.append(data)
-                self.has_answered = True
-                self._tail = (self._tail + data)[-5:]
-                if not data or self._is_answered():
-                    return 0
+            # Once, or one that never stops sending would keep us here.
+            data = self._socket.recv(_CHUNK)
+            self._heard.append(data)
+            self.has_answered = True
+            self._tail = (self._tail + data)[-5:]
+            return 0 if not data or self._is_answered() else select.POLLIN
         except ssl.SSLWantReadError:
             return select.POLLIN
         except ssl.SSLWantWriteError:
@@ -469,12 +472,17 @@ class _Talk:
         elif self._going.pop(number, None):
             self._poll.unregister(number)
 
-    def listen(self, seconds: float) -> bool:
-        """Go on where that is possible within so many seconds; return whether that is not the end."""
-        if self._going:
-            for number, _ in self._poll.poll(seconds * 1000):
-                self.go_on(self._going[number])
+    @property
+    def is_going(self) -> bool:
+        """Whether there is more to be sent or received."""
         return bool(self._going)
+
+    def listen(self, seconds: float) -> bool:
+        """Go on where that is possible; return whether it was anywhere, within so many seconds."""
+        events = self._poll.poll(seconds * 1000)
+        for number, _ in events:
+            self.go_on(self._going[number])
+        return bool(events)
 
 
 def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer]:
@@ -488,9 +496,8 @@ def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer
     hearing: dict[Server, tuple[_Turn, Sequence[str]]] = {}
     with _Turns(asks, deadline) as turns:
         talk = _Talk()
-        is_going = False
         while turns.missing:
-            for server, turn in turns.come(_LISTEN_EVERY if is_going else inf).items():
+            for server, turn in turns.come(0 if talk.is_going else inf).items():
                 try:
                     if not isinstance(turn, _Turn):
                         raise turn
@@ -500,11 +507,14 @@ def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer
                     continue
                 if len(asks) > 1:
                     talk.go_on(turn.connection)
-            is_going = talk.listen(0)
-        while is_going:
-            # Once after the deadline too: what is there by then was in time, were we late ourselves.
+            if turns.missing and talk.is_going:
+                talk.listen(_LOOK_EVERY)
+        looks = _LAST_LOOKS
+        while talk.is_going and looks:
             left = max(0.0, deadline - monotonic())
-            is_going = talk.listen(left) and left > 0
+            has_heard = talk.listen(left)
+            if not left:  # what is there by now was in time, were we late ourselves
+                looks = looks - 1 if has_heard else 0
         for server, (turn, keys) in hearing.items():
             try:
                 answers[server] = turn.do(partial(_heard, keys=keys))

@@ -420,6 +420,41 @@ def test_a_connection_that_comes_late_waits_for_no_other(
     assert servers._counts.shared_errors == 2
 
 
+def test_a_large_answer_while_a_connection_is_waited_for(fakes: list[FakeMemcached]) -> None:
+    """M1: an answer that fits into no buffer is read while another server lets itself be waited for."""
+    fakes = fakes[:2]
+    places = place(fakes, KEYS[:100])
+    large = places[fakes[1].address]
+    fakes[1].values = dict.fromkeys(large, b"x" * 250_000)
+    fakes[0].hold()
+    servers = Servers(Addresses.parse(setting(fakes)), Counts())
+    assert set(servers.read(KEYS[:100], soon(2.0))) == set(large)
+    fakes[0].release()
+    servers.close()
+
+
+def test_an_answer_without_an_end(fakes: list[FakeMemcached]) -> None:
+    """M1: a server that never stops answering is heard until the deadline, and costs no other its own."""
+    places = place(fakes)
+    over = threading.Event()
+
+    def flooding(connection: Any, answer: bytes) -> None:
+        connection.sendall(
+            b"VERSION 1.6.0\r\n" if answer.startswith(b"VERSION") else b"VALUE x 0 1000000000 1\r\n"
+        )
+        while not (over.is_set() or answer.startswith(b"VERSION")):
+            connection.sendall(b"x" * 100_000)
+
+    fakes[0]._behave(flooding)
+    servers = Servers(Addresses.parse(setting(fakes)), Counts())
+    start = time.monotonic()
+    found = servers.read(KEYS, soon(PATIENCE))
+    assert time.monotonic() - start < PATIENCE + 1
+    over.set()
+    servers.close()
+    assert set(found) == set(KEYS) - set(places[fakes[0].address])
+
+
 def test_a_command_that_was_not_sent_ahead(fakes: list[FakeMemcached]) -> None:
     """M5: a client that sends another command than was sent for it fails, and its connection is closed."""
     fakes[0].values = {"a": b"1", "b": b"2"}
