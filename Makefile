@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws soak check bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws forks soak check bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -65,6 +65,9 @@ test-aiobotocore: install memcached ## run its tests in an environment of its ow
 test-aws: install ## ask a bucket on AWS the same: BUCKET=name [REGION=] [ROLE=arn:...] [ENDPOINT=]
 	@$(BIN)/python -m tests.aws --bucket "$(BUCKET)" --region "$(REGION)" --role "$(ROLE)" \
 	--endpoint "$(ENDPOINT)" $(ARGS)
+
+forks: install memcached ## have forked children read a million entries, none of which may be another's
+	@FORKED_READS=1000000 $(BIN)/python -m pytest tests/test_forks.py $(ARGS)
 
 soak: install memcached ## run a fleet with sessions of seconds for some minutes: ARGS="--seconds 60"
 	@$(BIN)/python -m tests.soak $(ARGS)
