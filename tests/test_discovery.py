@@ -160,7 +160,7 @@ def test_an_endpoint_that_fails(
     presigner = fleet.member(setting(endpoint), fleet.session("ASIAONE"), patience=0.1)
     start = time.monotonic()
     assert fleet.refused(presigner.urls(TARGETS), TARGETS) == []
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
     assert counted(presigner, "shared_skipped")[0] > 0
     endpoint.obey()
 

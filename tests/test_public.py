@@ -142,7 +142,7 @@ def _unmade(target: str, **options: Any) -> Callable[[], Any]:
         (
             ConfigurationError,
             ["shared", "memcached://host:port"],
-            lambda: _media(shared="memcached://127.0.0.1"),
+            lambda: _media(shared="memcached://127.0.0.1:port"),
         ),
         (ConfigurationError, ["lifetime", "60", "604800", "got 0"], lambda: Policy(lifetime=0)),
         (ConfigurationError, ["lifetime", "604800", "got 691200"], lambda: Policy(lifetime=691_200)),
