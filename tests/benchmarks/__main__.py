@@ -41,7 +41,8 @@ def main() -> None:
     with asyncio.Runner() as runner, ExitStack() as ending:
         meeting = cases(runner) + idle_cases(runner, ending)
         if Memcached.is_available():
-            meeting += shared_cases(runner, ending.enter_context(Memcached()), ending)
+            server, *others = [ending.enter_context(Memcached()) for _ in range(4)]
+            meeting += shared_cases(runner, server, others, ending)
         else:
             console.print("memcached is not installed: the shared cases are left out.")
         timings = _timed(meeting, rounds)

@@ -1,6 +1,7 @@
 """Who meets whom, and what this library wants to reach."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -8,8 +9,8 @@ from urllib.parse import urlsplit
 from presign_middleware.testing import Memcached
 
 from .idle import Asgi, Fetches, Wsgi
-from .ours import Fleet, Ours
-from .peers import Boto3, Cachetools, Dict, Emcache, Hashes, Obstore, Pymemcache
+from .ours import Fleet, Ours, gets_many
+from .peers import Boto3, Cachetools, Dict, Emcache, Hashes, Obstore, Pymemcache, PymemcacheHash
 from .rounds import Case
 from .workload import KEYS, PAGE, TARGETS
 
@@ -25,6 +26,7 @@ _UNCOVERED_HTTPX = "Not covered: a fetch of httpx"
 _UNCOVERED_REQUESTS = "Not covered: a fetch of requests"
 _SHARED = "Shared: one URL a call"
 _SHARED_PAGE = "Shared: a page of 100 from asyncio"
+_SHARED_SERVERS = "Shared: 100 entries of three servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,14 @@ def idle_cases(runner: asyncio.Runner, ending: ExitStack) -> tuple[Case, ...]:
     )
 
 
-def shared_cases(runner: asyncio.Runner, server: Memcached, ending: ExitStack) -> tuple[Case, ...]:
+def shared_cases(
+    runner: asyncio.Runner, server: Memcached, others: Sequence[Memcached], ending: ExitStack
+) -> tuple[Case, ...]:
     """
     Return the cases in which *server* has every URL and the process none, everybody ready.
 
-    What they leave open is closed with *ending*. Raises AssertionError as `cases` does.
+    In the last one *others* have a page of entries. What they leave open is closed with
+    *ending*. Raises AssertionError as `cases` does.
     """
     fleet = Fleet(runner, server.url, ending)
     _same_url(Boto3().url(KEYS[0]), fleet.url(TARGETS[0]))
@@ -148,6 +153,16 @@ def shared_cases(runner: asyncio.Runner, server: Memcached, ending: ExitStack) -
             len(PAGE),
             (emcache.NAME, emcache.NAME_OF_MANY),
             (*fleet.finds_pages(), *emcache.gets(), emcache.gets_many(), pymemcache.gets_many(page)),
+        ),
+        Case(
+            _SHARED_SERVERS,
+            len(PAGE),
+            (PymemcacheHash.NAME, pymemcache.NAME_OF_ONE),
+            (
+                gets_many(others, page, ending),
+                PymemcacheHash(others, page, ending).gets_many(),
+                pymemcache.gets_many(page, pymemcache.NAME_OF_ONE),
+            ),
         ),
     )
 

@@ -9,12 +9,16 @@ forgets what it has taken from there.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from presign_middleware import Origin, Policy, Presigner
+from presign_middleware.addresses import Addresses
+from presign_middleware.metrics import Counts
+from presign_middleware.servers import Servers
+from presign_middleware.testing import Memcached
 
 from .rounds import Contender, each, whole
 from .workload import (
@@ -25,11 +29,12 @@ from .workload import (
     REGION,
     SHARED_PASSES,
     TARGETS,
+    VALUE,
     session,
     temporary_session,
 )
 
-__all__ = ["Fleet", "Ours"]
+__all__ = ["Fleet", "Ours", "gets_many"]
 
 #: Seconds. A machine that is busy elsewhere must not make a signature of what is shared.
 _PATIENCE = 5.0
@@ -163,6 +168,25 @@ class Fleet:
         origin = Origin("media", bucket=BUCKET, region=REGION, session=credentials)
         policy = Policy(lifetime=LIFETIME, shared_patience=_PATIENCE)
         return Presigner(origin, shared=self._url, policy=policy, namespace=namespace, secret=secret)
+
+
+def gets_many(servers: Sequence[Memcached], keys: Sequence[str], ending: ExitStack) -> Contender:
+    """Get the values of *keys*, which are put where they belong, with one call, of which no URL is made."""
+    setting = f"memcached://{','.join(server.address for server in servers)}"
+    ours = Servers(Addresses.parse(setting), Counts())
+    ending.callback(ours.close)
+
+    def write(client: Any, own: Mapping[str, bytes]) -> list[str]:
+        client.set_many(own, 3600, noreply=True)
+        return list(own)
+
+    def read(keys: Sequence[str]) -> None:
+        if len(ours.read(keys, monotonic() + _PATIENCE)) != len(keys):
+            raise AssertionError("not all values are there")
+
+    ours.write(dict.fromkeys(keys, VALUE), write, monotonic() + _PATIENCE)
+    read(keys)
+    return Contender("read()", lambda: lambda: whole(read, keys, SHARED_PASSES), is_ours=True)
 
 
 def _shared(name: str, presigner: Presigner, run: Run, urls: int) -> Contender:

@@ -21,6 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from botocore.config import Config
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
+from pymemcache.client.hash import HashClient  # type: ignore[import-untyped]
+
+from presign_middleware.testing import Memcached
 
 from .rounds import Contender, each, whole
 from .workload import (
@@ -33,10 +36,11 @@ from .workload import (
     SECRET_KEY,
     SHARED_PASSES,
     TARGETS,
+    VALUE,
     session,
 )
 
-__all__ = ["Boto3", "Cachetools", "Dict", "Emcache", "Hashes", "Obstore", "Pymemcache"]
+__all__ = ["Boto3", "Cachetools", "Dict", "Emcache", "Hashes", "Obstore", "Pymemcache", "PymemcacheHash"]
 
 
 class Boto3:
@@ -179,6 +183,7 @@ class Pymemcache:
     NAME = "pymemcache"
     NAME_OF_SESSIONS = "pymemcache, sessions"
     NAME_OF_MANY = "pymemcache, get_many"
+    NAME_OF_ONE = "pymemcache, one server"
 
     def __init__(self, host: str, port: int, ending: ExitStack) -> None:
         self._client = Client((host, port), no_delay=True)
@@ -189,15 +194,33 @@ class Pymemcache:
         self._check(keys)
         return Contender(name, lambda: lambda: each(self._client.get, keys, SHARED_PASSES))
 
-    def gets_many(self, keys: Sequence[str]) -> Contender:
+    def gets_many(self, keys: Sequence[str], name: str = NAME_OF_MANY) -> Contender:
         """Get the values of *keys* with one call, which an event loop would have to wait for."""
         self._check(keys)
-        return Contender(self.NAME_OF_MANY, lambda: lambda: whole(self._client.get_many, keys, SHARED_PASSES))
+        return Contender(name, lambda: lambda: whole(self._client.get_many, keys, SHARED_PASSES))
 
     def _check(self, keys: Sequence[str]) -> None:
         found = self._client.get_many(keys)
         if len(found) != len(keys):
             raise AssertionError(f"memcached has {len(found)} of {len(keys)} values")
+
+
+class PymemcacheHash:
+    """pymemcache's ``HashClient``, by its own defaults: it visits one server after another."""
+
+    NAME = "pymemcache, HashClient"
+
+    def __init__(self, servers: Sequence[Memcached], keys: Sequence[str], ending: ExitStack) -> None:
+        self._client = HashClient([(server.host, server.port) for server in servers], no_delay=True)
+        self._keys = keys
+        ending.callback(self._client.close)
+        self._client.set_many(dict.fromkeys(keys, VALUE), noreply=False)
+
+    def gets_many(self) -> Contender:
+        """Get all values with one call."""
+        if len(self._client.get_many(self._keys)) != len(self._keys):
+            raise AssertionError("not all values are there")
+        return Contender(self.NAME, lambda: lambda: whole(self._client.get_many, self._keys, SHARED_PASSES))
 
 
 class Emcache:

@@ -20,6 +20,7 @@ __all__ = [
     "SECRET_KEY",
     "SHARED_PASSES",
     "TARGETS",
+    "VALUE",
     "session",
     "temporary_session",
 ]
@@ -43,6 +44,9 @@ PASSES = 25
 
 #: What is asked for at once where many calls wait for one cache.
 PAGE = TARGETS[:100]
+
+#: As long as an entry by a static key.
+VALUE = b"1 1767225600 AKIAIOSFODNN7EXAMPLE " + b"0" * 64
 
 #: How often what memcached has is gone through in one round.
 SHARED_PASSES = 5
