@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
-from .addresses import Addresses
 from .answering import Answering
 from .catching import Catching
 from .credentials import effective
@@ -35,6 +34,9 @@ from .scope import Scope, current, paused
 from .seal import Seal, Secrets, tell_if_in_clear
 from .signing import Signing
 from .targets import Targets
+
+if TYPE_CHECKING:
+    from .addresses import Addresses
 
 __all__ = ["Presigner", "notice_fork"]
 
@@ -97,7 +99,7 @@ class Presigner:
         self.origins = {origin.name: origin for origin in known}
         if len(self.origins) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
-        self._shared = None if shared is None else Addresses.parse(shared)
+        self._shared = None if shared is None else _addresses(shared)
         self._namespace = namespace
         self._local_size = local_size
         self._clock = clock
@@ -443,6 +445,12 @@ class Presigner:
             return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
         objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
         return objects, [None] * len(wanted)
+
+
+def _addresses(shared: str) -> "Addresses":
+    from .addresses import Addresses  # which costs a third of what importing all the rest does
+
+    return Addresses.parse(shared)
 
 
 def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
