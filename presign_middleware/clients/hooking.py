@@ -17,9 +17,6 @@ __all__ = ["Hooks"]
 
 _PROXIES = (wrapt.ObjectProxy, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
 
-#: Set on our functions. No wrapt proxy: OpenTelemetry's ``unwrap`` takes off whatever proxy is outermost.
-_MARK = "_presign_hook"
-
 
 class Hooks:
     """
@@ -33,6 +30,9 @@ class Hooks:
         self.active = True
         self._lock = RLock()
         self._owners: dict[str, WeakSet[Any]] = {}  # weak: neither clients nor classes live longer for us
+        # Known by identity: a wrapper made with functools.wraps, as Sentry's, has all our attributes.
+        # No wrapt proxies: OpenTelemetry's ``unwrap`` takes off whatever proxy is outermost.
+        self._ours: WeakSet[Callable[..., Any]] = WeakSet()
 
     def place(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Put ``make(original)`` in the place of the original behind ``owner.name``, once."""
@@ -45,7 +45,7 @@ class Hooks:
             owners.add(owner)
             outer, original = _innermost(owner, name)
             ours = update_wrapper(make(original), original)
-            setattr(ours, _MARK, self)
+            self._ours.add(ours)
             _put(owner, name, outer, ours)
 
     def remove(self) -> None:
@@ -55,7 +55,7 @@ class Hooks:
             for name, owners in self._owners.items():
                 for owner in owners:
                     outer, inner = _innermost(owner, name)
-                    if getattr(inner, _MARK, None) is self:
+                    if any(inner is one for one in self._ours):
                         _put(owner, name, outer, inner.__wrapped__)
             self._owners.clear()
 

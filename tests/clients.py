@@ -1,0 +1,500 @@
+"""
+Every client this library signs for, one row each, for tests that must hold through all of them.
+
+A `Client` is one row: a library in one colour. A `Fetcher` is a client and a means, hooks inside a scope or
+the explicit adapter, with a presigner. A `Front` is a real S3 server behind a socket that writes down what
+was on the wire, and can redirect.
+
+To add a client, write a subclass of `Client` with `open`, `send` and `seams`, and put it into `CLIENTS`: it then
+runs the whole of ``test_contract.py``. Give it a line in ``TOOLS`` of ``test_instrumentation.py``, and put what it
+cannot do into `LIMITS`. A line of `LIMITS` that turns out to hold fails: such a table does not grow stale.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import http.client
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import boto3
+import httpx
+import httpx2
+import pytest
+import requests
+import urllib3
+from ways import SIGNATURE, Door
+
+from presign_middleware import Origin, Presigner, intercept
+from presign_middleware.clients.httpx import PresignTransport
+from presign_middleware.clients.requests import PresignAdapter
+from presign_middleware.effects import run_blocking
+from presign_middleware.testing import S3Request, S3Response, SeaweedFS
+
+
+class Answer(NamedTuple):
+    """What a client says of one fetch."""
+
+    status: int
+    content: bytes
+    headers: Mapping[str, str]
+    url: str  #: as the client shows it
+    history: list[str]  #: the URLs of the hops before
+    shown: str  #: all that it shows, for a search
+
+
+class OneShot:
+    """A body of nine bytes that can be read once, and counts."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    def __len__(self) -> int:
+        return 9  # S3 takes no chunked uploads
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.readings += 1
+        yield from (b"a new ", b"cat")
+
+
+class Client:
+    """
+    One library, in one colour.
+
+    Every client is written as if it were async. The coroutines of a blocking one never suspend.
+    """
+
+    is_async = False
+    has_adapter = True  #: whether it can sign for one client of its own, without a hook
+
+    def __init__(self, library: ModuleType) -> None:
+        self.library = library
+        self.name = library.__name__  #: what `intercept` calls it
+
+    def open(self, presigner: Presigner | None) -> AbstractAsyncContextManager[Any]:
+        """Give a client of the library's own, with the explicit adapter of *presigner* if there is one."""
+        raise NotImplementedError
+
+    async def send(
+        self,
+        client: Any,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+        *,
+        opt_out: bool = False,
+    ) -> Answer:
+        """Fetch *url* with *client*, and follow redirects; with *opt_out*, ask that this one be left alone."""
+        raise NotImplementedError
+
+    def seams(self) -> list[tuple[Any, str]]:
+        """Return whatever its hooks, and the tools that wrap it, may replace."""
+        raise NotImplementedError
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what *coroutine* returns, a body made of `open` and `send`."""
+        return asyncio.run(coroutine) if self.is_async else run_blocking(coroutine)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Httpx(Client):
+    """httpx and httpx2, blocking."""
+
+    @contextlib.asynccontextmanager
+    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+        # verify=False saves reading the certificate authorities for each test, 50 ms.
+        sender = self.library.HTTPTransport(verify=False)
+        transport = PresignTransport(presigner, sender) if presigner else sender
+        with self.library.Client(transport=transport, follow_redirects=True) as client:
+            yield client
+
+    async def send(
+        self,
+        client: Any,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+        *,
+        opt_out: bool = False,
+    ) -> Answer:
+        options = {"extensions": {"presign": False}} if opt_out else {}
+        return self.told(client.request(method, url, headers=headers, content=body, **options))
+
+    def told(self, response: Any) -> Answer:
+        hops = [*response.history, response]
+        return Answer(
+            response.status_code,
+            response.content,
+            response.headers,
+            str(response.url),
+            [str(hop.url) for hop in response.history],
+            f"{[(vars(hop), hop.url, hop.request.url, hop.request.headers.raw) for hop in hops]}",
+        )
+
+    def seams(self) -> list[tuple[Any, str]]:
+        names = ("handle_request", "handle_async_request", "_transport_for_url", "send", "build_request")
+        library = self.library
+        kinds = (library.HTTPTransport, library.AsyncHTTPTransport, library.Client, library.AsyncClient)
+        owners = (*kinds, library.Client.__bases__[0])
+        return [(owner, name) for owner in owners for name in names if name in vars(owner)]
+
+
+class AsyncHttpx(Httpx):
+    """httpx and httpx2, with asyncio."""
+
+    is_async = True
+
+    def __str__(self) -> str:
+        return f"{self.name}-async"
+
+    @contextlib.asynccontextmanager
+    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+        sender = self.library.AsyncHTTPTransport(verify=False)
+        transport = PresignTransport(presigner, sender) if presigner else sender
+        async with self.library.AsyncClient(transport=transport, follow_redirects=True) as client:
+            yield client
+
+    async def send(
+        self,
+        client: Any,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+        *,
+        opt_out: bool = False,
+    ) -> Answer:
+        async def chunks() -> AsyncIterator[bytes]:
+            for chunk in body or ():
+                yield chunk
+
+        content = None if body is None else chunks()
+        options = {"extensions": {"presign": False}} if opt_out else {}
+        return self.told(await client.request(method, url, headers=headers, content=content, **options))
+
+
+class Requests(Client):
+    """requests."""
+
+    @contextlib.asynccontextmanager
+    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+        with requests.Session() as session:
+            if presigner is not None:
+                session.mount("http://", PresignAdapter(presigner))
+                session.mount("s3://", PresignAdapter(presigner))
+            yield session
+
+    async def send(
+        self,
+        client: Any,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+        *,
+        opt_out: bool = False,
+    ) -> Answer:
+        response = client.request(method, url, headers=headers, data=body)
+        hops = [*response.history, response]
+        return Answer(
+            response.status_code,
+            response.content,
+            response.headers,
+            response.url,
+            [hop.url for hop in response.history],
+            f"{[(vars(hop), vars(hop.request), vars(hop.raw)) for hop in hops]}",
+        )
+
+    def seams(self) -> list[tuple[Any, str]]:
+        return [
+            (requests.Session, "send"),
+            (requests.sessions.SessionRedirectMixin, "get_redirect_target"),
+            (requests.PreparedRequest, "prepare_url"),
+            (requests.adapters.HTTPAdapter, "send"),
+            *Urllib3(urllib3).seams(),
+        ]
+
+
+class Urllib3(Client):
+    """urllib3."""
+
+    has_adapter = False
+
+    @contextlib.asynccontextmanager
+    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+        with urllib3.PoolManager() as manager:
+            yield manager
+
+    async def send(
+        self,
+        client: Any,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+        *,
+        opt_out: bool = False,
+    ) -> Answer:
+        response = client.request(method, url, headers=headers, body=body, retries=urllib3.Retry(3))
+        history = response.retries.history
+        return Answer(
+            response.status,
+            response.data,
+            response.headers,
+            urljoin(history[-1].redirect_location if history else url, response.geturl()),
+            [urljoin(url, hop.url) for hop in history],
+            f"{vars(response)} {history}",
+        )
+
+    def seams(self) -> list[tuple[Any, str]]:
+        return [
+            (urllib3.PoolManager, "urlopen"),
+            (urllib3.HTTPConnectionPool, "urlopen"),
+            (urllib3.BaseHTTPResponse, "get_redirect_location"),
+            (urllib3.connection.HTTPConnection, "request"),
+            (http.client.HTTPConnection, "putrequest"),
+            (http.client.HTTPConnection, "getresponse"),
+        ]
+
+
+CLIENTS: tuple[Client, ...] = (
+    Httpx(httpx),
+    AsyncHttpx(httpx),
+    Httpx(httpx2),
+    AsyncHttpx(httpx2),
+    Requests(requests),
+    Urllib3(urllib3),
+)
+
+
+class Limit(NamedTuple):
+    """A line of the contract that some client cannot keep, and why."""
+
+    line: str  #: what an application may miss
+    tests: tuple[str, ...]  #: that fail for it; none: the client is not there to be asked
+    fetchers: tuple[str, ...]  #: the beginnings of their names
+    reason: str
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        "asyncio",
+        (),
+        ("requests", "urllib3"),
+        "they block: call them with `asyncio.to_thread`, which takes the scope along",
+    ),
+    Limit(
+        "one client, no hook",
+        (),
+        ("urllib3",),
+        "it has no place for one; `intercept(\"urllib3\")`, or requests with a `PresignAdapter`",
+    ),
+    Limit(
+        "opting out of one fetch",
+        ("test_one_fetch_can_opt_out",),
+        ("requests", "urllib3"),
+        "a call has nothing to say it with: put it into `with presigner.paused():`",
+    ),
+    Limit(
+        "`s3://bucket/key` targets",
+        ("test_an_s3_target_takes_the_origins_own_form",),
+        ("requests-hook", "urllib3"),
+        "they refuse the scheme before a hook sees it; mount a `PresignAdapter` for `s3://`",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetcher:
+    """A client and a means. Each `fetch`, `fetch_all` and `run` is one request of an application."""
+
+    client: Client
+    is_explicit: bool  #: the client's own adapter; else hooks, inside a scope
+    presigner: Presigner
+
+    def using(self, presigner: Presigner) -> "Fetcher":
+        """Return this fetcher with another presigner."""
+        return dataclasses.replace(self, presigner=presigner)
+
+    def hooked(self) -> AbstractContextManager[object]:
+        """Place what it needs in the process: a hook, or nothing."""
+        return contextlib.nullcontext() if self.is_explicit else intercept(self.client.name)
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Return what an application's request is served in: a hook needs a scope, an adapter none."""
+        return contextlib.nullcontext() if self.is_explicit else self.presigner.scope()
+
+    def run(self, body: Callable[["Send"], Coroutine[Any, Any, Any]]) -> Any:
+        """Return what ``await body(send)`` returns, where *send* fetches with one client, in one scope."""
+
+        async def opened() -> Any:
+            async with self.client.open(self.presigner if self.is_explicit else None) as client:
+
+                async def send(
+                    url: str,
+                    method: str = "GET",
+                    headers: dict[str, str] | None = None,
+                    body: Iterable[bytes] | None = None,
+                    **options: Any,
+                ) -> Answer:
+                    return await self.client.send(client, method, url, headers or {}, body, **options)
+
+                return await body(send)
+
+        with self.scope():
+            return self.client.run(opened())
+
+    def fetch_all(self, urls: Sequence[str], **options: Any) -> list[Answer]:
+        """Return the answers to *urls*, fetched one after another by one client in one scope."""
+
+        async def in_a_row(send: Send) -> list[Answer]:
+            return [await send(url, **options) for url in urls]
+
+        found: list[Answer] = self.run(in_a_row)
+        return found
+
+    def fetch(self, url: str, **options: Any) -> Answer:
+        """Return the answer to one fetch."""
+        return self.fetch_all([url], **options)[0]
+
+    def fetch_at_once(self, urls: Sequence[str]) -> list[Answer]:
+        """Return the answers to *urls*, fetched by one client in one scope, in a task or a thread each."""
+
+        async def at_once(send: Send) -> list[Answer]:
+            if self.client.is_async:
+                return await asyncio.gather(*(send(url) for url in urls))
+            with ThreadPoolExecutor(len(urls)) as pool:
+                found = [
+                    pool.submit(contextvars.copy_context().run, self.client.run, send(url)) for url in urls
+                ]
+                return [one.result() for one in found]
+
+        found: list[Answer] = self.run(at_once)
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.client}-{'adapter' if self.is_explicit else 'hook'}"
+
+
+Send = Callable[..., Coroutine[Any, Any, Answer]]
+
+
+def names() -> list[tuple[str, Client, bool]]:
+    """Return of every fetcher its name, its client and whether it is explicit."""
+    return [
+        (f"{client}-{'adapter' if is_explicit else 'hook'}", client, is_explicit)
+        for client in CLIENTS
+        for is_explicit in (False, True)
+        if client.has_adapter or not is_explicit
+    ]
+
+
+def fetchers(*, hooks_only: bool = False) -> list[Any]:
+    """Return the parameters of a fixture that makes a `Fetcher`."""
+    return [
+        pytest.param((client, is_explicit), id=name)
+        for name, client, is_explicit in names()
+        if not (hooks_only and is_explicit)
+    ]
+
+
+def limit_of(test: str, fetcher: str) -> Limit | None:
+    """Return why *fetcher* cannot keep what *test* states."""
+    return next((one for one in LIMITS if test in one.tests and fetcher.startswith(one.fetchers)), None)
+
+
+class Front(Door):
+    """A real S3 server behind a socket that writes down what was on the wire, and redirects as a `Door` does."""
+
+    def __init__(self, server: SeaweedFS) -> None:
+        super().__init__()
+        self._server = urlsplit(server.endpoint_url)
+        self.session = boto3.Session(server.access_key, server.secret_key, region_name=server.region)
+        self._s3 = server.client()
+        self._s3.create_bucket(Bucket="media-at-front")
+        self.store("cat.jpg", b"a cat")
+
+    @property
+    def cat(self) -> str:
+        return self.url("cat.jpg")
+
+    def url(self, key: str) -> str:
+        """Return the unsigned URL of *key*, which has been quoted."""
+        return f"{self.base}/media-at-front/{key}"
+
+    def store(self, key: str, body: bytes) -> None:
+        self._s3.put_object(Bucket="media-at-front", Key=key, Body=body)
+
+    def presigner(self, **options: Any) -> Presigner:
+        """Return a presigner with one origin here; *options* are the origin's."""
+        given = {"bucket": "media-at-front", "endpoint_url": self.base, "session": self.session}
+        return Presigner(Origin(**{"name": "media", **given, **options}))
+
+    def forget(self) -> None:
+        """Begin anew, for the next test."""
+        self.arrived.clear()
+        self.moved.clear()
+
+    def answer(self, request: S3Request) -> S3Response:
+        self.arrived.append(request)
+        if request.path in self.moved:
+            headers = (("Location", self.moved[request.path]), ("Content-Length", "0"))
+            return S3Response(307, headers)
+        return self._passed_on(request)
+
+    def _passed_on(self, request: S3Request) -> S3Response:
+        """Ask the real server, byte for byte: over a bare socket, since tools wrap everything else."""
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        kept = [(name, value) for name, value in request.headers if name not in ("connection", "expect")]
+        lines = [
+            f"{request.method} {target} HTTP/1.1",
+            *(f"{n}: {v}" for n, v in kept),
+            "connection: close",
+            "",
+            "",
+        ]
+        with socket.create_connection((self._server.hostname, self._server.port or 80)) as connection:
+            connection.sendall("\r\n".join(lines).encode("latin-1") + request.body)
+            with http.client.HTTPResponse(connection, method=request.method) as response:
+                response.begin()
+                body = response.read()
+                found = [(n, v) for n, v in response.getheaders() if n not in _OF_ONE_HOP]
+                if request.method != "HEAD":
+                    found = [(n, v) for n, v in found if n != "Content-Length"]
+                    found.append(("Content-Length", str(len(body))))
+                return S3Response(response.status, tuple(found), body)
+
+
+_OF_ONE_HOP = ("Connection", "Transfer-Encoding", "Date", "Server")
+
+
+@contextlib.contextmanager
+def as_found(client: Client) -> Iterator[dict[tuple[Any, str], Any]]:
+    """Give what stands at the seams, and put it back at the end, so that one failure is not many."""
+    before = {(owner, name): vars(owner)[name] for owner, name in client.seams()}
+    try:
+        yield before
+    finally:
+        for (owner, name), value in before.items():
+            setattr(owner, name, value)
+
+
+def changed(before: dict[tuple[Any, str], Any]) -> list[str]:
+    """Return the names of what is not the object it was."""
+    return [f"{o.__name__}.{name}" for (o, name), value in before.items() if vars(o)[name] is not value]
+
+
+__all__ = [
+    "CLIENTS", "LIMITS", "SIGNATURE", "Answer", "Client", "Fetcher", "Front", "Limit", "OneShot", "Send",
+    "as_found", "changed", "fetchers", "limit_of", "names",
+]
