@@ -5,9 +5,10 @@ A `Client` is one row: a library in one colour. A `Fetcher` is a client and a me
 the explicit adapter, with a presigner. A `Front` is a real S3 server behind a socket that writes down what
 was on the wire, and can redirect.
 
-To add a client, write a subclass of `Client` with `open`, `send` and `seams`, and put it into `CLIENTS`: it then
-runs the whole of ``test_contract.py``. Give it a line in ``TOOLS`` of ``test_instrumentation.py``, and put what it
-cannot do into `LIMITS`. A line of `LIMITS` that turns out to hold fails: such a table does not grow stale.
+To add a client, write a subclass of `Client` with `open`, `send` and `seams`, and put it into `CLIENTS`:
+it then runs the whole of ``test_contract.py``. Give it a line in ``TOOLS`` of ``test_instrumentation.py``,
+and put what it cannot do into `LIMITS`, which ``docs/how-to/clients.md`` repeats. A limit that turns out
+not to be one fails, so that the table does not grow stale.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ import httpx2
 import pytest
 import requests
 import urllib3
-from ways import SIGNATURE, Door
+from ways import Door
 
 from presign_middleware import Origin, Presigner, intercept
 from presign_middleware.clients.httpx import PresignTransport
@@ -91,7 +92,7 @@ class Client:
         *,
         opt_out: bool = False,
     ) -> Answer:
-        """Fetch *url* with *client*, and follow redirects; with *opt_out*, ask that this one be left alone."""
+        """Fetch *url*, and follow redirects; with *opt_out*, ask that this one be left alone."""
         raise NotImplementedError
 
     def seams(self) -> list[tuple[Any, str]]:
@@ -297,7 +298,7 @@ LIMITS: tuple[Limit, ...] = (
         "one client, no hook",
         (),
         ("urllib3",),
-        "it has no place for one; `intercept(\"urllib3\")`, or requests with a `PresignAdapter`",
+        'it has no place for one; `intercept("urllib3")`, or requests with a `PresignAdapter`',
     ),
     Limit(
         "opting out of one fetch",
@@ -414,7 +415,7 @@ def limit_of(test: str, fetcher: str) -> Limit | None:
 
 
 class Front(Door):
-    """A real S3 server behind a socket that writes down what was on the wire, and redirects as a `Door` does."""
+    """A real S3 server behind a socket that writes down what was on the wire, and redirects like a `Door`."""
 
     def __init__(self, server: SeaweedFS) -> None:
         super().__init__()
@@ -492,9 +493,3 @@ def as_found(client: Client) -> Iterator[dict[tuple[Any, str], Any]]:
 def changed(before: dict[tuple[Any, str], Any]) -> list[str]:
     """Return the names of what is not the object it was."""
     return [f"{o.__name__}.{name}" for (o, name), value in before.items() if vars(o)[name] is not value]
-
-
-__all__ = [
-    "CLIENTS", "LIMITS", "SIGNATURE", "Answer", "Client", "Fetcher", "Front", "Limit", "OneShot", "Send",
-    "as_found", "changed", "fetchers", "limit_of", "names",
-]

@@ -5,17 +5,15 @@ Each test begins with nothing hooked.
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import httpx
 import pytest
-import wrapt
 from ways import (
     LIBRARIES,
     SIGNATURE,
@@ -297,41 +295,13 @@ def test_what_is_removed_leaves_nothing(way: Way, door: Door) -> None:
     assert_same(before, seams(way.library))
 
 
-Undo = Callable[[], None]
-Install = Callable[[Way, list[str]], Undo]
-
-
-def as_opentelemetry(way: Way, seen: list[str]) -> Undo:
-    """Wrap the transport with wrapt; undo it by taking off whatever proxy is outermost."""
-    owner, name = transport_seam(way)
-
-    def wrapper(wrapped: Any, instance: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        args[0].headers["traceparent"] = "00-aa-bb-01"
-        seen.append(str(args[0].url))
-        return wrapped(*args, **kwargs)
-
-    wrapt.wrap_function_wrapper(way.library.__name__, f"{owner.__name__}.{name}", wrapper)
-
-    def unwrap() -> None:
-        outermost = getattr(owner, name)
-        if isinstance(outermost, (wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)):
-            setattr(owner, name, outermost.__wrapped__)
-
-    return unwrap
-
-
-def as_sentry(way: Way, seen: list[str]) -> Undo:
-    """Replace ``Client.send`` with a closure; undo it by putting back what was there."""
-    return patched(way.library.AsyncClient if way.is_async else way.library.Client, "send", seen)
-
-
 def transport_seam(way: Way) -> tuple[Any, str]:
     if way.is_async:
         return way.library.AsyncHTTPTransport, "handle_async_request"
     return way.library.HTTPTransport, "handle_request"
 
 
-def patched(owner: Any, name: str, seen: list[str]) -> Undo:
+def patched(owner: Any, name: str, seen: list[str]) -> Callable[[], None]:
     real = vars(owner)[name]
 
     def patch(self: Any, request: Any, **kwargs: Any) -> Any:
@@ -340,44 +310,6 @@ def patched(owner: Any, name: str, seen: list[str]) -> Undo:
 
     setattr(owner, name, patch)
     return lambda: setattr(owner, name, real)
-
-
-@pytest.mark.parametrize("tool", [as_opentelemetry, as_sentry])
-@pytest.mark.parametrize("order", ["us it -us -it", "us it -it -us", "it us -us -it", "it us -it -us"])
-def test_another_tool_and_this_one_leave_each_other_be(
-    way: Way, door: Door, tool: Install, order: str
-) -> None:
-    """C4: in every order of install and remove both work, and the other sees unsigned URLs."""
-    before = seams(way.library)
-    seen: list[str] = []
-    undo: dict[str, Undo] = {}
-    with contextlib.ExitStack() as ours:
-        for step in order.split():
-            if step == "it":
-                undo["it"] = tool(way, seen)
-            elif step == "us":
-                undo["us"] = ours.enter_context(intercept(way.library.__name__)).remove
-            else:
-                undo.pop(step[1:])()
-            door.arrived.clear()
-            seen.clear()
-            way.fetch(door.cat)
-            assert ["us" in undo] == signed(door), f"after {step}"
-            assert [door.cat] * ("it" in undo) == seen, f"after {step}"
-    if (tool, order) != (as_sentry, "us it -us -it"):  # it puts back what it found, ours, which is inert
-        assert_same(before, seams(way.library))
-
-
-def test_the_wrapper_of_another_tool_stays_the_object_it_is(way: Way) -> None:
-    """C4: neither install nor remove replaces the other's wrapper, or a class."""
-    undo = as_opentelemetry(way, [])
-    owner, name = transport_seam(way)
-    theirs = vars(owner)[name]
-    with intercept(way.library.__name__):
-        assert theirs is vars(owner)[name]
-        assert (owner, name) == transport_seam(way)
-    assert theirs is vars(owner)[name]
-    undo()
 
 
 def test_one_who_keeps_the_hook_in_a_closure_keeps_it_inert(way: Way, door: Door) -> None:
@@ -414,26 +346,6 @@ def test_a_patch_made_before_ours_works_on(way: Way, door: Door) -> None:
     assert way.fetch(door.cat).status_code == 403
     assert len(seen) == 2
     undo()
-
-
-@pytest.mark.parametrize("is_first", [True, False], ids=["instrumented, hooked", "hooked, instrumented"])
-def test_a_client_that_was_instrumented_by_itself_is_caught(way: Way, door: Door, is_first: bool) -> None:
-    """C1, C4: OpenTelemetry's ``instrument_client`` wraps the method on one transport object."""
-    seen: list[str] = []
-
-    def wrapper(wrapped: Any, instance: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        seen.append(str(args[0].url))
-        return wrapped(*args, **kwargs)
-
-    client = way.client()
-    _, name = transport_seam(way)
-    if is_first:
-        wrapt.wrap_function_wrapper(client._transport, name, wrapper)
-    with intercept(way.library.__name__), way.scope():
-        if not is_first:
-            wrapt.wrap_function_wrapper(client._transport, name, wrapper)
-        assert finished(way, client, door.cat).content == b"a cat"
-    assert [door.cat] == seen
 
 
 # --- D7: outside any scope ----------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """
-OpenTelemetry and Sentry, the real ones, beside the hooks: neither disturbs the other, and neither is told a signature.
+OpenTelemetry and Sentry, the real ones, beside the hooks: nobody disturbs anybody, or is told a signature.
 
 A `Tool` is one of them for one client; `TOOLS` has the rows, and a client without one fails a test.
 """
@@ -13,7 +13,7 @@ import opentelemetry.context
 import pytest
 import sentry_sdk
 import sentry_sdk.integrations
-from clients import CLIENTS, Client, Fetcher, Front, as_found, changed, fetchers
+from clients import CLIENTS, Fetcher, Front, as_found, changed, fetchers
 from opentelemetry.instrumentation import _semconv
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
@@ -177,11 +177,15 @@ def front(the_front: Front) -> Front:
     return the_front
 
 
-@pytest.fixture(params=fetchers(hooks_only=True))
+@pytest.fixture(params=fetchers())
 def fetcher(request: pytest.FixtureRequest, front: Front) -> Iterator[Fetcher]:
     client, is_explicit = request.param
     with as_found(client):
         yield Fetcher(client, is_explicit, front.presigner())
+
+
+#: For what is said of hooks alone.
+by_hooks = pytest.mark.parametrize("fetcher", fetchers(hooks_only=True), indirect=True)
 
 
 @pytest.fixture(params=["opentelemetry", "sentry"])
@@ -196,12 +200,20 @@ def test_every_client_has_its_tools() -> None:
     assert TOOLS.keys() == {client.name for client in CLIENTS}
 
 
-ORDERS = ["ours theirs -ours -theirs", "ours theirs -theirs -ours", "theirs ours -theirs -ours", "theirs ours -ours -theirs"]
+ORDERS = [
+    "ours theirs -ours -theirs",
+    "ours theirs -theirs -ours",
+    "theirs ours -theirs -ours",
+    "theirs ours -ours -theirs",
+]
 
 
+@by_hooks
 @pytest.mark.parametrize("order", ORDERS)
-def test_both_work_in_whatever_order_they_come_and_go(fetcher: Fetcher, front: Front, tool: Tool, order: str) -> None:
-    """C4, S6: each does its work while it is installed and only then; it sees the unsigned URL and adds headers."""
+def test_both_work_in_whatever_order_they_come_and_go(
+    fetcher: Fetcher, front: Front, tool: Tool, order: str
+) -> None:
+    """C4, S6: each works while it is installed and only then; they see the unsigned URL and add headers."""
     with as_found(fetcher.client) as before, contextlib.ExitStack() as left:
         here: dict[str, Callable[[], None]] = {}
         for step in order.split():
@@ -225,6 +237,53 @@ def test_both_work_in_whatever_order_they_come_and_go(fetcher: Fetcher, front: F
         assert isinstance(tool, Sentry) or changed(before) == []
 
 
+def test_a_tool_sees_what_an_adapter_signs_by_its_unsigned_url(
+    fetcher: Fetcher, front: Front, tool: Tool
+) -> None:
+    """C2, C4, S6: through the explicit adapter too, whichever part of the client the tool wraps."""
+    tool.install()
+    with fetcher.hooked(), tool.at_work():
+        assert fetcher.fetch(front.cat).content == b"a cat"
+    urls, told = tool.exported()
+    (request,) = front.arrived
+    assert set(urls) == {front.cat}
+    assert SIGNATURE not in told
+    assert None not in [request.header(name) for name in tool.headers]
+    assert "X-Amz-SignedHeaders=host&" in request.query
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["theirs, ours", "ours, theirs"])
+@pytest.mark.parametrize("tool", ["opentelemetry"], indirect=True)
+@pytest.mark.parametrize("fetcher", [one for one in fetchers() if "httpx" in one.id], indirect=True)
+def test_a_client_that_is_instrumented_by_itself_is_signed_for(
+    fetcher: Fetcher, front: Front, tool: OpenTelemetry, is_first: bool
+) -> None:
+    """C1, C4: ``instrument_client`` wraps the method of one transport object, before our hook or after."""
+
+    def only(client: Any) -> None:
+        tool.instrumentor.instrument_client(client, tracer_provider=tool.provider)
+
+    async def fetch_and_undo() -> list[int]:
+        async with fetcher.client.open(fetcher.presigner if fetcher.is_explicit else None) as client:
+            if is_first:
+                only(client)
+            with fetcher.hooked():
+                if not is_first:
+                    only(client)
+                statuses = [(await fetcher.client.send(client, "GET", front.cat, {}, None)).status]
+                if not fetcher.is_explicit:  # of a transport that is both, it leaves the async side wrapped
+                    tool.instrumentor.uninstrument_client(client)
+                    statuses.append((await fetcher.client.send(client, "GET", front.cat, {}, None)).status)
+            return statuses
+
+    with fetcher.scope():
+        assert set(fetcher.client.run(fetch_and_undo())) == {200}
+    urls, told = tool.exported()
+    assert urls == [front.cat] * 2
+    assert SIGNATURE not in told
+
+
+@by_hooks
 @pytest.mark.parametrize("is_first", [True, False], ids=["theirs, ours", "ours, theirs"])
 def test_neither_is_told_the_signature_of_a_url_signed_here(
     fetcher: Fetcher, front: Front, tool: Tool, is_first: bool

@@ -16,6 +16,7 @@ What can go wrong:
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from weakref import WeakSet
 
 from ..catching import Catch
 from ..presigner import Presigner
-from .catching import Marks, judge
+from .catching import Marks, judge, unsigned
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ OPT_OUT = "presign"
 
 #: Request extension in which the marks of the first hop travel to its redirects.
 _MARKS = "presign.marks"
+
+#: Request extension in which a URL travels that the application signed here itself.
+_GIVEN = "presign.given"
 
 #: The present ``send``, for transports that make requests of their own and lose the extensions.
 _sending: ContextVar["_Sending | None"] = ContextVar("presign_sending", default=None)
@@ -72,13 +76,23 @@ class PresignTransport(_Transport):
         """Send *request*, signed if it is covered. Raises SigningError."""
         if self._inner is None:
             self._inner = _library(request).HTTPTransport()
-        return self._inner.handle_request(_signed(request, self._presigner))
+        return self._inner.handle_request(self._veiled(_signed(request, self._presigner), request))
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*, signed if it is covered. Raises SigningError."""
         if self._inner is None:
             self._inner = _library(request).AsyncHTTPTransport()
-        return await self._inner.handle_async_request(await _asigned(request, self._presigner))
+        signed = await _asigned(request, self._presigner)
+        return await self._inner.handle_async_request(self._veiled(signed, request))
+
+    def _veiled(self, signed: Any, request: Any) -> Any:
+        """Return *signed* so that tools around the library's own transport see the URL of *request*."""
+        library = _library(request)
+        if signed is not request and isinstance(
+            self._inner, (library.HTTPTransport, library.AsyncHTTPTransport)
+        ):
+            signed.url = _veil(library.URL)(request.url, signed.url)
+        return signed
 
     def close(self) -> None:
         """Close the transport that sends."""
@@ -129,6 +143,7 @@ class HttpxHooks:
         for client in (library.Client, library.AsyncClient):
             self._hooks.place(client, "_transport_for_url", self._choosing)
         base = next(c for c in library.Client.__mro__ if "_build_redirect_request" in vars(c))
+        self._hooks.place(base, "build_request", self._building)
         self._hooks.place(base, "_build_redirect_request", self._redirecting)
 
     def remove(self) -> None:
@@ -154,27 +169,48 @@ class HttpxHooks:
         return handle_async_request
 
     def _sending_all(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def send(*args: Any, **kwargs: Any) -> Any:
-            with _Sending():
-                return original(*args, **kwargs)
+        def send(client: Any, request: Any, **kwargs: Any) -> Any:
+            with _Sending(self._shown(request)):
+                return original(client, request, **kwargs)
 
         return send
 
     def _asending_all(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def send(*args: Any, **kwargs: Any) -> Any:
-            with _Sending():
-                return await original(*args, **kwargs)
+        async def send(client: Any, request: Any, **kwargs: Any) -> Any:
+            with _Sending(self._shown(request)):
+                return await original(client, request, **kwargs)
 
         return send
+
+    def _building(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def build_request(*args: Any, **kwargs: Any) -> Any:
+            request = original(*args, **kwargs)
+            self._shown(request)
+            return request
+
+        return build_request
 
     def _redirecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _build_redirect_request(*args: Any) -> Any:
             request, sending = original(*args), _sending.get()
+            given = self._shown(request)
             if sending is not None:
                 sending.redirects.add(str(request.url))
+                sending.given.update(given)
             return request
 
         return _build_redirect_request
+
+    def _shown(self, request: Any) -> "_Given":
+        """Have *request* show the unsigned form of a URL signed here; return what its URLs were before."""
+        given: _Given = request.extensions.get(_GIVEN, _Given())
+        if self._hooks.active and request.extensions.get(OPT_OUT) is not False:
+            url = str(request.url)
+            bare = unsigned(None, url)
+            if bare is not None:
+                request.url = type(request.url)(bare)
+                given = request.extensions[_GIVEN] = _Given({**given, str(request.url): url})
+        return given
 
     def _choosing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _transport_for_url(client: Any, url: Any) -> Any:
@@ -232,12 +268,20 @@ def _parts(value: Any) -> Collection[Any]:
     return tuple(value.values() if isinstance(value, dict) else value)
 
 
+class _Given(dict[str, str]):
+    """By its unsigned form, a URL that the application signed here itself."""
+
+    def __repr__(self) -> str:
+        return "<URLs signed here>"  # tools write down what a request's extensions are
+
+
 class _Sending:
     """One call of a client's ``send``: a fetch with its redirects."""
 
-    __slots__ = ("_outer", "marks", "redirects")
+    __slots__ = ("_outer", "given", "marks", "redirects")
 
-    def __init__(self) -> None:
+    def __init__(self, given: _Given) -> None:
+        self.given = _Given(given)
         self.marks: Marks = {}  # of the first hop
         self.redirects: set[str] = set()  # the URLs it was redirected to
         self._outer: _Sending | None = None
@@ -251,27 +295,27 @@ class _Sending:
 
 
 def _signed(request: Any, presigner: Presigner | None) -> Any:
-    catch = _judged(request, presigner)
-    url = catch.url() if catch is not None else None
-    return request if catch is None or url is None else _copy(request, catch, url)
+    url, catch = _judged(request, presigner)
+    return _copy(request, url, catch, catch.url() if catch is not None else None)
 
 
 async def _asigned(request: Any, presigner: Presigner | None) -> Any:
-    catch = _judged(request, presigner)
-    url = await catch.aurl() if catch is not None else None
-    return request if catch is None or url is None else _copy(request, catch, url)
+    url, catch = _judged(request, presigner)
+    return _copy(request, url, catch, await catch.aurl() if catch is not None else None)
 
 
-def _judged(request: Any, presigner: Presigner | None) -> Catch | None:
-    extensions = request.extensions
+def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | None]:
+    """Return the URL that the application asked for, and how to sign it."""
+    extensions, sending, shown = request.extensions, _sending.get(), str(request.url)
+    given = extensions.get(_GIVEN, sending.given if sending is not None else {})
+    url: str = given.get(shown, shown)
     if extensions.get(OPT_OUT) is False:
-        return None
+        return url, None
     headers: Mapping[str, str] = request.headers  # names are looked up and listed in lower case
-    url, sending = str(request.url), _sending.get()
     # The client hands a request's extensions on to the request it makes of a redirect, also
     # when the application follows the redirect by itself.
     marks: Marks | None = extensions.get(_MARKS)
-    if marks is None and sending is not None and url in sending.redirects:
+    if marks is None and sending is not None and shown in sending.redirects:
         marks = sending.marks  # a transport between has made a request of its own
     if marks is None:
         marks = {}
@@ -279,24 +323,44 @@ def _judged(request: Any, presigner: Presigner | None) -> Catch | None:
     extensions[_MARKS] = marks
     if sending is not None and not sending.marks:
         sending.marks = marks
-    return catch
+    return url, catch
 
 
-def _copy(request: Any, catch: Catch, url: str) -> Any:
-    """Return a copy of *request* that goes to *url*; the body is the same stream, read once."""
-    if catch.unsigned is not None:
+def _copy(request: Any, asked: str, catch: Catch | None, signed: str | None) -> Any:
+    """Return what is to be sent: a copy of *request* to *signed*, with the same body, which is read once."""
+    if signed is None and asked == str(request.url):
+        return request
+    if catch is not None and catch.unsigned is not None:
         request.url = type(request.url)(catch.unsigned)
-    signed = type(request.url)(url)
+    wire = type(request.url)(signed or asked)
     headers = request.headers.copy()
     if request.url.scheme == "s3":
-        headers["Host"] = signed.netloc.decode("ascii")
+        headers["Host"] = wire.netloc.decode("ascii")
     return type(request)(
         request.method,
-        signed,
+        wire,
         headers=headers,
         stream=request.stream,
-        extensions={**request.extensions, OPT_OUT: False},
+        extensions={**request.extensions, OPT_OUT: False} if signed else request.extensions,
     )
+
+
+@cache
+def _veil(kind: Any) -> Any:
+    """Return a *kind* of URL that shows one URL and is sent as another."""
+
+    class Veiled(kind):  # type: ignore[misc]  # the library comes with the request
+        def __init__(self, shown: Any, wire: Any) -> None:
+            super().__init__(shown)
+            self._wire = wire
+
+        # What the library's own transports read, and nothing else does.
+        raw_scheme = property(lambda self: self._wire.raw_scheme)
+        raw_host = property(lambda self: self._wire.raw_host)
+        port = property(lambda self: self._wire.port)
+        raw_path = property(lambda self: self._wire.raw_path)
+
+    return Veiled
 
 
 def _library(request: Any) -> ModuleType:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 from ..errors import ConfigurationError
 from ..presigner import Presigner
 from ..redaction import redact
-from .catching import Marks, judge
+from .catching import Marks, judge, unsigned
 from .hooking import Hooks
 from .urllib3 import Fetch, hooked, lowered, mounted, opened, send, wire
 
@@ -118,6 +118,9 @@ class RequestsHooks:
 
     def __init__(self, library: ModuleType) -> None:
         self._hooks = Hooks()
+        self._requote = library.utils.requote_uri
+        self._hooks.place(library.PreparedRequest, "prepare_url", self._preparing)
+        self._hooks.place(library.sessions.SessionRedirectMixin, "get_redirect_target", self._redirecting)
         self._hooks.place(library.adapters.HTTPAdapter, "send", self._sending)
         wire.take(import_module("urllib3"))
 
@@ -125,6 +128,33 @@ class RequestsHooks:
         """Leave the library as it was, or with hooks that do nothing."""
         self._hooks.remove()
         wire.give_back()
+
+    # What wraps ``Session.send`` reads a request's URL before it comes to an adapter: the first two
+    # see to it that it is the unsigned one.
+
+    def _preparing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def prepare_url(request: Any, *args: Any, **kwargs: Any) -> None:
+            original(request, *args, **kwargs)
+            if request.url is not None:
+                request.url = self._shown(request, request.url) or request.url
+
+        return prepare_url
+
+    def _redirecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_redirect_target(session: Any, response: Any) -> Any:
+            location = original(session, response)
+            if not location or "X-Amz-Signature=" not in location:
+                return location
+            return self._shown(response.request, self._requote(urljoin(response.url, location))) or location
+
+        return get_redirect_target
+
+    def _shown(self, request: Any, url: str) -> str | None:
+        """Return the unsigned form of *url*, if it was signed here, and have *request* remember it."""
+        bare = unsigned(None, url) if self._hooks.active else None
+        if bare is not None:
+            _trail(request).given[bare] = url
+        return bare
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
