@@ -13,7 +13,7 @@ import opentelemetry.context
 import pytest
 import sentry_sdk
 import sentry_sdk.integrations
-from clients import CLIENTS, Fetcher, Front, as_found, changed, fetchers
+from clients import CLIENTS, Asked, Fetcher, Front, as_found, changed, fetchers
 from opentelemetry.instrumentation import _semconv
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
@@ -26,8 +26,6 @@ from sentry_sdk.integrations.httpx import HttpxIntegration
 from sentry_sdk.integrations.httpx2 import Httpx2Integration
 from sentry_sdk.integrations.stdlib import StdlibIntegration
 from sentry_sdk.transport import Transport
-
-from presign_middleware.testing import SeaweedFS
 
 SIGNATURE = "X-Amz-"
 
@@ -164,19 +162,6 @@ def both_conventions() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def the_front(seaweedfs: SeaweedFS) -> Iterator[Front]:
-    front = Front(seaweedfs)
-    with front.serve() as front.base:
-        yield front
-
-
-@pytest.fixture
-def front(the_front: Front) -> Front:
-    the_front.forget()
-    return the_front
-
-
 @pytest.fixture(params=fetchers())
 def fetcher(request: pytest.FixtureRequest, front: Front) -> Iterator[Fetcher]:
     client, is_explicit = request.param
@@ -270,10 +255,10 @@ def test_a_client_that_is_instrumented_by_itself_is_signed_for(
             with fetcher.hooked():
                 if not is_first:
                     only(client)
-                statuses = [(await fetcher.client.send(client, "GET", front.cat, {}, None)).status]
+                statuses = [(await fetcher.client.send(client, Asked(front.cat))).status]
                 if not fetcher.is_explicit:  # of a transport that is both, it leaves the async side wrapped
                     tool.instrumentor.uninstrument_client(client)
-                    statuses.append((await fetcher.client.send(client, "GET", front.cat, {}, None)).status)
+                    statuses.append((await fetcher.client.send(client, Asked(front.cat))).status)
             return statuses
 
     with fetcher.scope():

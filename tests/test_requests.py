@@ -1,37 +1,29 @@
 """
 What holds for requests, with hooks inside a scope and with a `PresignAdapter`.
 
-One suite, run in both ways, against the strict oracle behind a real socket. What concerns
-urllib3 itself, below, is in ``test_urllib3.py``.
+What every client must keep is in ``test_contract.py``, and what concerns urllib3 itself, below, in
+``test_urllib3.py``.
 """
 
-import asyncio
 import contextlib
-import contextvars
 import copy
 import dataclasses
-import hashlib
 import logging
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from test_httpx import KEYS, OneShot, everything
-from test_httpx_boundaries import OVERRIDES, UNCOVERED, other_names
-from ways import ACCESS_KEY, SIGNATURE, Door, opened, origin, presigner_for, signed
+from ways import SIGNATURE, Door, opened, presigner_for, signed
 
-from presign_middleware import ConfigurationError, Origin, Policy, Presigner, SigningError, intercept
+from presign_middleware import ConfigurationError, Presigner, intercept
 from presign_middleware.clients.requests import PresignAdapter
-from presign_middleware.testing import Clock, SeaweedFS
+from presign_middleware.testing import Clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +73,6 @@ def door(s3_clock: Clock) -> Iterator[Door]:
         yield door
 
 
-@pytest.fixture
-def live_door() -> Iterator[Door]:
-    """Give a door on the real clock, for what boto3 signs: it knows no other."""
-    with opened(Door()) as door:
-        yield door
-
-
 @pytest.fixture(params=[False, True], ids=["hook", "adapter"])
 def way(request: pytest.FixtureRequest, door: Door) -> Iterator[Way]:
     way = Way(request.param, presigner_for(door))
@@ -101,41 +86,7 @@ def hook(door: Door) -> Way:
     return Way(False, presigner_for(door))
 
 
-@pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide proxies and netrc of whoever runs the tests."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setenv("NETRC", "/dev/null")
-
-
 # --- C1: which fetches are signed ---------------------------------------------------------------------------
-
-
-def test_a_covered_fetch_arrives(way: Way, door: Door) -> None:
-    """C1: a fetch of an unsigned URL of an origin is signed, and the strict S3 accepts it."""
-    response = way.fetch(door.cat)
-    assert (response.status_code, response.content) == (200, b"a cat")
-    assert (way.presigner.stats()["signed"], way.presigner.stats()["caught"]) == (1, 1)
-
-
-def test_a_real_server_answers(way: Way, seaweedfs: SeaweedFS) -> None:
-    """C1, S3: what is sent is what a real S3 accepts, for GET and HEAD and a key to be quoted."""
-    client = seaweedfs.client()
-    bucket = f"requests-{'adapter' if way.is_explicit else 'hook'}"
-    client.create_bucket(Bucket=bucket)
-    client.put_object(Bucket=bucket, Key="a b~ü.jpg", Body=b"a cat")
-    real = way.using(Presigner(seaweedfs_origin(seaweedfs, bucket)))
-    url = f"{seaweedfs.endpoint_url}/{bucket}/a b%7Eü.jpg"
-    assert real.fetch(url).content == b"a cat"
-    assert real.fetch(url, method="HEAD").status_code == 200
-    assert requests.get(url, timeout=5).status_code == 403
-
-
-def seaweedfs_origin(server: SeaweedFS, bucket: str) -> Origin:
-    session = boto3.Session(server.access_key, server.secret_key, region_name=server.region)
-    return Origin("real", bucket=bucket, endpoint_url=server.endpoint_url, session=session)
 
 
 def test_a_streamed_response_arrives(way: Way, door: Door) -> None:
@@ -171,35 +122,6 @@ def test_module_functions_are_caught(hook: Way, door: Door) -> None:
         assert requests.get(door.cat, timeout=5).content == b"a cat"
 
 
-def test_a_session_made_before_the_hook_is_caught(hook: Way, door: Door) -> None:
-    """C1: also one whose connection is open already, and of a class of the application's own."""
-
-    class Mine(requests.Session):
-        pass
-
-    with Mine() as session:
-        statuses = [session.get(door.cat).status_code]
-        with intercept("requests"), hook.scope():
-            statuses.append(session.get(door.cat).status_code)
-    assert statuses == [403, 200]
-
-
-def test_an_adapter_has_its_own_presigner(door: Door, hook: Way) -> None:
-    """C1: under a hook the adapter's presigner signs, whatever the scope's is, and once."""
-    other = Way(True, presigner_for(door))
-    with intercept("requests"), hook.presigner.scope():
-        assert other.fetch(door.cat).content == b"a cat"
-    assert (hook.presigner.stats()["caught"], other.presigner.stats()["caught"]) == (0, 1)
-
-
-def test_an_adapter_that_does_not_cover_leaves_it_to_the_hook(door: Door, hook: Way) -> None:
-    """O5: what the adapter's presigner does not cover is signed if the scope's covers it."""
-    elsewhere = Way(True, presigner_for(door, prefix="private/"))
-    with intercept("requests"), hook.presigner.scope():
-        assert elsewhere.fetch(door.cat).content == b"a cat"
-    assert (hook.presigner.stats()["caught"], elsewhere.presigner.stats()["caught"]) == (1, 0)
-
-
 def test_two_adapters_can_share_what_sends(door: Door) -> None:
     """C1: the presigner belongs to the adapter, not to the connections that it sends with."""
     inner = HTTPAdapter()
@@ -226,22 +148,6 @@ def test_an_adapter_needs_one_that_has_pools(hook: Way) -> None:
 
 
 # --- C1: redirects ------------------------------------------------------------------------------------------
-
-
-def test_a_redirect_within_an_origin_is_signed(way: Way, door: Door) -> None:
-    """C1: a hop is signed when the first hop was covered by the same origin."""
-    door.moved["/media/old.jpg"] = "/media/cat.jpg"
-    assert way.fetch(f"{door.base}/media/old.jpg").content == b"a cat"
-    assert signed(door) == [True, True]
-
-
-def test_an_uncovered_request_cannot_redirect_into_an_origin(way: Way, door: Door) -> None:
-    """C1: whoever is asked first cannot have this process sign for them; the hop is counted."""
-    door.moved["/attacker"] = "/attacker/again"
-    door.moved["/attacker/again"] = "/media/cat.jpg"
-    assert way.fetch(f"{door.base}/attacker").status_code == 403
-    assert signed(door) == [False, False, False]
-    assert way.presigner.stats()["passed_redirect"] == 1
 
 
 def test_the_request_after_a_redirect_is_known_as_one(way: Way, door: Door) -> None:
@@ -285,33 +191,6 @@ def test_an_answer_that_is_asked_for_again_is_signed(way: Way, door: Door) -> No
     assert signed(door) == [True, True]
 
 
-def test_a_redirect_from_one_origin_to_another_is_not_signed(way: Way, door: Door, s3_clock: Clock) -> None:
-    """C1: the origin that covered the first hop signs its redirects, and no other does."""
-    door.create_bucket("secrets", region="eu-west-1")
-    door.put("secrets", "plan.pdf", b"a plan")
-    both = Presigner(origin(door), origin(door, "secrets", bucket="secrets"), clock=s3_clock)
-    door.moved["/media/cat.jpg"] = "/secrets/plan.pdf"
-    assert way.using(both).fetch(door.cat).status_code == 403
-    assert signed(door) == [True, False]
-    assert both.stats()["passed_redirect"] == 1
-
-
-def test_a_redirect_to_another_host_carries_no_signature(way: Way, door: Door, s3_clock: Clock) -> None:
-    """C1: a cross-host hop has neither the signed query nor the first hop's Host."""
-    with opened(Door(clock=s3_clock)) as other:
-        door.moved["/media/cat.jpg"] = f"{other.base}/elsewhere"
-        way.fetch(door.cat)
-        assert [(r.path, r.query) for r in other.arrived] == [("/elsewhere", "")]
-        assert other.base == f"http://{other.arrived[0].host}"
-
-
-def test_a_redirect_to_a_url_signed_here_arrives(way: Way, door: Door) -> None:
-    """C1, S5: an application's own redirect to ``presigner.url(...)`` works as in a browser."""
-    door.moved["/photo"] = way.presigner.url(door.cat)
-    response = way.fetch(f"{door.base}/photo")
-    assert (response.content, response.url) == (b"a cat", door.cat)
-
-
 def test_the_request_after_a_redirect_to_a_url_signed_here_shows_the_unsigned_one(
     hook: Way, door: Door
 ) -> None:
@@ -348,33 +227,6 @@ def test_a_fetch_made_while_another_sends_is_nobodys_redirect(way: Way, door: Do
 
 
 # --- C2: nobody but the socket sees the signature -----------------------------------------------------------
-
-
-def test_a_response_and_its_history_show_unsigned_urls(way: Way, door: Door) -> None:
-    """C2: ``response.url``, its request's, and those of each hop are what was asked for."""
-    door.moved["/media/old.jpg"] = "/media/cat.jpg"
-    old = f"{door.base}/media/old.jpg"
-    response = way.fetch(old)
-    assert [(old, old)] == [(hop.url, hop.request.url) for hop in response.history]
-    assert (door.cat, door.cat) == (response.url, response.request.url)
-    assert SIGNATURE not in repr(vars(response)) + repr(vars(response.request)) + repr(vars(response.raw))
-
-
-def test_logs_show_unsigned_urls(way: Way, door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """C2, L1: urllib3's DEBUG line has the unsigned path, and no record has a signature."""
-    door.moved["/media/old.jpg"] = "/media/cat.jpg"
-    with caplog.at_level(logging.DEBUG):
-        way.fetch(f"{door.base}/media/old.jpg")
-    assert '"GET /media/cat.jpg HTTP/1.1" 200' in caplog.text
-    assert [text for text in map(everything, caplog.records) if SIGNATURE in text] == []
-
-
-def test_a_status_error_shows_the_unsigned_url(way: Way, door: Door) -> None:
-    """C2: the text of ``raise_for_status()`` has the URL the application asked for."""
-    missing = f"{door.base}/media/missing.jpg"
-    with pytest.raises(requests.HTTPError, match=f"404 .*{missing}$") as caught:
-        way.fetch(missing).raise_for_status()
-    assert SIGNATURE not in str(caught.value)
 
 
 def test_a_connection_error_shows_the_unsigned_url(way: Way, door: Door) -> None:
@@ -451,73 +303,7 @@ def test_an_adapter_patches_nothing(door: Door, hook: Way) -> None:
         assert requests.get(door.cat, timeout=5).status_code == 403
 
 
-# --- C5: bodies ---------------------------------------------------------------------------------------------
-
-
-class Sized(OneShot):
-    """A body that says how long it is: S3 takes no chunked uploads."""
-
-    def __len__(self) -> int:
-        return 9
-
-
-def test_a_streamed_upload_is_read_once(way: Way, door: Door) -> None:
-    """C5: a signed PUT sends the caller's stream, which is read exactly once."""
-    writer = way.using(presigner_for(door, methods=("GET", "PUT")))
-    body = Sized()
-    new = f"{door.base}/media/new.jpg"
-    assert writer.fetch(new, method="PUT", data=body).status_code == 200
-    assert body.readings == 1
-    assert [request.body for request in door.arrived] == [b"a new cat"]
-
-
-def test_a_refused_upload_is_not_replayed(way: Way, door: Door) -> None:
-    """C5: a one-shot body that S3 refused is not sent again."""
-    writer = way.using(presigner_for(door, methods=("GET", "PUT")))
-    door.remove_key(ACCESS_KEY)
-    body = Sized()
-    new = f"{door.base}/media/new.jpg"
-    assert writer.fetch(new, method="PUT", data=body).status_code == 403
-    assert (body.readings, len(door.arrived)) == (1, 1)
-
-
 # --- S5: what is signed already -----------------------------------------------------------------------------
-
-
-def test_a_url_signed_by_others_passes_untouched(way: Way, door: Door) -> None:
-    """S5: a URL that already has a signature, of either version, goes out as it is."""
-    queries = ["AWSAccessKeyId=AKIA1&Signature=x%2By%3D&Expires=1", "X-Amz-Signature=0f&X-Amz-Expires=60"]
-    responses = way.fetch_all([f"{door.cat}?{query}" for query in queries])
-    assert queries == [request.query for request in door.arrived]
-    assert [f"{door.cat}?{query}" for query in queries] == [response.url for response in responses]
-
-
-@pytest.mark.parametrize("params", [{}, {"ResponseContentType": "text/html"}], ids=["plain", "override"])
-def test_a_url_signed_here_is_treated_like_its_unsigned_form(
-    way: Way, door: Door, caplog: pytest.LogCaptureFixture, params: dict[str, str]
-) -> None:
-    """S5, L1: it is recognised: it arrives with its parameters, and nothing shows its signature."""
-    request = requests.Request("GET", way.presigner.url(door.cat, params=params)).prepare()
-    with caplog.at_level(logging.DEBUG):
-        responses = way.run(lambda session: [session.send(request), session.send(request)])
-    expected = params.get("ResponseContentType", "binary/octet-stream")
-    assert [expected, expected] == [response.headers["Content-Type"] for response in responses]
-    assert SIGNATURE not in f"{responses[0].url} {request.url} {caplog.text}"
-    assert way.presigner.stats()["signed"] == 1
-
-
-def test_a_request_with_authorization_passes_untouched(way: Way, door: Door) -> None:
-    """S5: S3 accepts one mechanism only, and the caller has chosen."""
-
-    class Token(AuthBase):
-        def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers["Authorization"] = "Bearer mine"
-            return request
-
-    ours = way.presigner.url(door.cat)
-    way.fetch(door.cat, auth=Token())
-    way.fetch(ours, auth=("me", "secret"))
-    assert ["", ours.partition("?")[2]] == [request.query for request in door.arrived]
 
 
 BASIC = "Basic bWU6c2VjcmV0"  # me:secret
@@ -535,47 +321,6 @@ def test_what_netrc_adds_counts(
 
 
 # --- S6, S10: what is signed, and for where -----------------------------------------------------------------
-
-
-def test_range_and_conditions_share_the_cached_url(way: Way, door: Door) -> None:
-    """S6: Range and If-None-Match are not signed: one signature, 206 and 304."""
-    etag = f'"{hashlib.md5(b"a cat").hexdigest()}"'
-    part, same, whole = (
-        way.fetch(door.cat, headers=headers)
-        for headers in ({"Range": "bytes=2-4"}, {"If-None-Match": etag}, {})
-    )
-    assert (part.status_code, part.content) == (206, b"cat")
-    assert (same.status_code, whole.status_code) == (304, 200)
-    assert way.presigner.stats()["signed"] == 1
-
-
-def test_amz_headers_are_signed_for_their_request_alone(way: Way, live_door: Door) -> None:
-    """S6: a header such as an SSE-C key is signed, each time anew, and never meets another request."""
-    live = way.using(presigner_for(live_door))
-    headers = {"X-Amz-Server-Side-Encryption-Customer-Algorithm": "AES256"}
-    responses = [live.fetch(live_door.cat, headers=given) for given in (headers, headers, {}, {})]
-    assert [response.status_code for response in responses] == [200, 200, 200, 200]
-    names = "SignedHeaders=host%3Bx-amz-server-side-encryption-customer-algorithm&"
-    assert [names in request.query for request in live_door.arrived] == [True, True, False, False]
-    assert live.presigner.stats()["signed"] == 3
-
-
-def test_tracing_headers_are_never_signed(way: Way, door: Door) -> None:
-    """S6: traceparent, baggage and sentry-trace travel, and the signature does not depend on them."""
-    tracing = {"traceparent": "00-aa-bb-01", "baggage": "k=v", "sentry-trace": "aa-bb-1"}
-    assert way.fetch(door.cat, headers=tracing).status_code == 200
-    (request,) = door.arrived
-    assert "X-Amz-SignedHeaders=host&" in request.query
-    assert tracing == {name: request.header(name) for name in tracing}
-
-
-def test_every_key_arrives_as_the_right_object(way: Way, door: Door) -> None:
-    """S1, O3: through requests' own quoting, which turns %7E into ~."""
-    keys = {**KEYS, "%7E.jpg": "~.jpg"}
-    for key in keys.values():
-        door.put("media", key, key.encode())
-    responses = way.fetch_all([f"{door.base}/media/{written}" for written in keys])
-    assert [key.encode() for key in keys.values()] == [response.content for response in responses]
 
 
 def test_a_forward_proxy_is_told_the_signed_url(way: Way, door: Door) -> None:
@@ -630,139 +375,3 @@ def test_an_s3_target_that_nobody_signs_goes_nowhere(adapter: Way, door: Door) -
     with adapter.presigner.paused(), pytest.raises(requests.exceptions.InvalidSchema, match="nothing is"):
         adapter.fetch("s3://media/cat.jpg")
     assert door.arrived == []
-
-
-# --- O4, O5, O6: what is left alone, and what must not leave unsigned ---------------------------------------
-
-
-def test_what_is_not_covered_goes_out_untouched(way: Way, door: Door) -> None:
-    """O4: path, query and headers are byte for byte those of the bare library."""
-    narrow = way.using(presigner_for(door, prefix="public/"))
-    headers = {"User-Agent": "me", "X-Amz-Meta-Thing": "kept"}
-    urls = [f"{door.base}{path}" for path in UNCOVERED.values()]
-    with narrow.presigner.paused(), requests.Session() as bare:
-        for url in urls:
-            bare.get(url, headers=headers)
-    narrow.fetch_all(urls, headers=headers)
-    wire = [(request.path, request.query, request.headers) for request in door.arrived]
-    assert wire[: len(urls)] == wire[len(urls) :]
-    assert (narrow.presigner.stats()["passed_uncovered"], narrow.presigner.stats()["signed"]) == (4, 0)
-
-
-def test_a_fetch_that_cannot_be_signed_does_not_leave(way: Way, door: Door) -> None:
-    """O5: without credentials the caller gets SigningError, counted, and nothing unsigned leaves."""
-    helpless = way.using(presigner_for(door, session=None))
-    for headers in ({}, {"x-amz-checksum-mode": "ENABLED"}):
-        with pytest.raises(SigningError, match="no credentials"):
-            helpless.fetch(door.cat, headers=headers)
-    assert door.arrived == []
-    assert (helpless.presigner.stats()["failed"], helpless.presigner.stats()["caught"]) == (2, 0)
-
-
-def test_a_fetch_that_cannot_be_signed_leaves_where_the_policy_says_so(way: Way, door: Door) -> None:
-    """O5: with on_error="pass" it goes out unsigned, and is counted."""
-    lenient = way.using(presigner_for(door, session=None, policy=Policy(on_error="pass")))
-    assert lenient.fetch(door.cat).status_code == 403
-    assert signed(door) == [False]
-    assert lenient.presigner.stats()["passed_on_error"] == 1
-
-
-def test_a_request_with_a_host_of_its_own_is_not_caught(way: Way, door: Door) -> None:
-    """O1, S10: a Host header that is not the URL's goes out as it is: no signature could be for both."""
-    way.fetch(door.cat, headers={"Host": "media.s3.eu-west-1.amazonaws.com"})
-    assert signed(door) == [False]
-
-
-def test_an_origin_for_links_only_is_not_caught(way: Way, door: Door) -> None:
-    """O6: Origin(catch=False) makes links, and hooks leave its fetches alone."""
-    links = way.using(presigner_for(door, catch=False))
-    assert links.fetch(door.cat).status_code == 403
-    assert SIGNATURE in links.presigner.url(door.cat)
-
-
-def test_nothing_is_caught_while_paused(way: Way, door: Door) -> None:
-    """O6: inside paused() nothing is signed, in threads that carry its context neither; after it, it is."""
-
-    def fetch() -> int:
-        return way.fetch(door.cat).status_code
-
-    async def in_a_thread() -> int:
-        return await asyncio.to_thread(fetch)
-
-    with way.presigner.paused():
-        assert [fetch(), asyncio.run(in_a_thread())] == [403, 403]
-    assert fetch() == 200
-    assert signed(door) == [False, False, True]
-
-
-def test_overrides_of_whoever_wrote_the_url_are_dropped(way: Way, door: Door) -> None:
-    """O7: response-content-type and -disposition on a caught URL are not signed, hence not sent."""
-    response = way.fetch(f"{door.cat}?{OVERRIDES}&response-cache-control=no-cache")
-    assert response.headers["Content-Type"] == "binary/octet-stream"
-    assert {"response-cache-control"} == other_names(door)
-
-
-# --- D1, D3, D7 ---------------------------------------------------------------------------------------------
-
-
-def test_a_hundred_fetches_of_one_object_cost_one_signature(way: Way, door: Door) -> None:
-    """D1, D3: however many threads of one request ask, an object is signed once."""
-
-    def threaded(session: requests.Session) -> list[int]:
-        with ThreadPoolExecutor(5) as pool:
-            contexts = [contextvars.copy_context() for _ in range(100)]
-            return list(pool.map(lambda c: c.run(session.get, door.cat).status_code, contexts))
-
-    assert way.run(threaded) == [200] * 100
-    assert (way.presigner.stats()["signed"], way.presigner.stats()["resolved"]) == (1, 100)
-
-
-def test_the_scope_reaches_to_thread(hook: Way, door: Door) -> None:
-    """D3: requests in an async application run in a thread, which is the request's."""
-
-    async def serve() -> int:
-        with hook.presigner.scope():
-            return (await asyncio.to_thread(requests.get, door.cat, timeout=5)).status_code
-
-    with intercept("requests"):
-        assert asyncio.run(serve()) == 200
-
-
-#: An application's own code, in a file of its own.
-APPLICATION = """
-
-def fetch(session, url):
-    return [session.get(url) for _ in range(3)]
-"""
-
-
-def test_outside_a_scope_nothing_is_signed_and_the_call_site_is_told(
-    hook: Way, door: Door, caplog: pytest.LogCaptureFixture
-) -> None:
-    """D7: once, with the line of the caller's own code, and nothing of a query."""
-    names: dict[str, Any] = {"__name__": "shop"}
-    exec(compile(APPLICATION, "a-shop-with-requests.py", "exec"), names)
-    with intercept("requests"), requests.Session() as session:
-        names["fetch"](session, f"{door.cat}?response-expires=never")
-    (told,) = [r.getMessage() for r in caplog.records if r.name == "presign_middleware.clients"]
-    assert signed(door) == [False, False, False]
-    assert f"{door.cat} " in told
-    assert "(a-shop-with-requests.py:4)" in told
-    assert "?" not in told
-    assert hook.presigner.stats()["passed_outside_scope"] == 3
-
-
-def test_of_several_process_wide_presigners_any_may_have_signed(hook: Way, door: Door) -> None:
-    """S5, L1: a URL that the second one signed arrives, and shows without its signature."""
-    elsewhere = presigner_for(door, prefix="private/")
-    ours = hook.presigner.url(door.cat)
-    with intercept("requests", presigner=elsewhere), intercept("requests", presigner=hook.presigner):
-        response = requests.get(ours, timeout=5)
-    assert (response.content, response.url) == (b"a cat", door.cat)
-
-
-def test_a_presigner_can_be_made_active_process_wide(hook: Way, door: Door) -> None:
-    """D7: intercept(..., presigner=p) signs outside of scopes, until it is removed."""
-    with intercept("requests", presigner=hook.presigner):
-        assert requests.get(door.cat, timeout=5).status_code == 200
-    assert requests.get(door.cat, timeout=5).status_code == 403

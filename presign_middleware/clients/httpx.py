@@ -202,15 +202,7 @@ class HttpxHooks:
         return _build_redirect_request
 
     def _shown(self, request: Any) -> "_Given":
-        """Have *request* show the unsigned form of a URL signed here; return what its URLs were before."""
-        given: _Given = request.extensions.get(_GIVEN, _Given())
-        if self._hooks.active and request.extensions.get(OPT_OUT) is not False:
-            url = str(request.url)
-            bare = unsigned(None, url)
-            if bare is not None:
-                request.url = type(request.url)(bare)
-                given = request.extensions[_GIVEN] = _Given({**given, str(request.url): url})
-        return given
+        return _shown(request, None) if self._hooks.active else _Given()
 
     def _choosing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _transport_for_url(client: Any, url: Any) -> Any:
@@ -294,21 +286,34 @@ class _Sending:
         _sending.set(self._outer)
 
 
+def _shown(request: Any, presigner: Presigner | None) -> _Given:
+    """Have *request* show the unsigned form of a URL signed here; return what its URLs were before."""
+    given: _Given = request.extensions.get(_GIVEN, _Given())
+    if request.extensions.get(OPT_OUT) is not False:
+        url = str(request.url)
+        bare = unsigned(presigner, url)
+        if bare is not None:
+            request.url = type(request.url)(bare)
+            given = request.extensions[_GIVEN] = _Given({**given, str(request.url): url})
+    return given
+
+
 def _signed(request: Any, presigner: Presigner | None) -> Any:
     url, catch = _judged(request, presigner)
-    return _copy(request, url, catch, catch.url() if catch is not None else None)
+    return _copy(request, url, catch.url() if catch is not None else None)
 
 
 async def _asigned(request: Any, presigner: Presigner | None) -> Any:
     url, catch = _judged(request, presigner)
-    return _copy(request, url, catch, await catch.aurl() if catch is not None else None)
+    return _copy(request, url, await catch.aurl() if catch is not None else None)
 
 
 def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | None]:
     """Return the URL that the application asked for, and how to sign it."""
-    extensions, sending, shown = request.extensions, _sending.get(), str(request.url)
-    given = extensions.get(_GIVEN, sending.given if sending is not None else {})
-    url: str = given.get(shown, shown)
+    extensions, sending = request.extensions, _sending.get()
+    given = _shown(request, presigner) or (sending.given if sending is not None else {})
+    shown = str(request.url)
+    url = given.get(shown, shown)
     if extensions.get(OPT_OUT) is False:
         return url, None
     headers: Mapping[str, str] = request.headers  # names are looked up and listed in lower case
@@ -326,12 +331,10 @@ def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | Non
     return url, catch
 
 
-def _copy(request: Any, asked: str, catch: Catch | None, signed: str | None) -> Any:
+def _copy(request: Any, asked: str, signed: str | None) -> Any:
     """Return what is to be sent: a copy of *request* to *signed*, with the same body, which is read once."""
     if signed is None and asked == str(request.url):
         return request
-    if catch is not None and catch.unsigned is not None:
-        request.url = type(request.url)(catch.unsigned)
     wire = type(request.url)(signed or asked)
     headers = request.headers.copy()
     if request.url.scheme == "s3":
