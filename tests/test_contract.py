@@ -22,6 +22,7 @@ from presign_middleware import Policy, Presigner, SigningError, intercept
 from presign_middleware.clients import catching
 from presign_middleware.testing import Clock
 
+STRANGER: Final = boto3.Session("AKIAPRESIGNSTRANGER0", "a-secret-of-nobody", region_name="us-east-1")
 SIGNED: Final = re.compile(r"X-Amz-(?:Signature=[0-9a-f]{64}|Credential=)")
 
 
@@ -240,8 +241,7 @@ def test_what_is_removed_leaves_nothing(unhooked: Fetcher, front: Front) -> None
 
 def test_a_one_shot_upload_is_read_once_and_not_replayed(fetcher: Fetcher, front: Front) -> None:
     """C5: it is sent once, whether S3 takes it or refuses it."""
-    stranger = boto3.Session("AKIAPRESIGNSTRANGER0", "a-secret-of-nobody", region_name="us-east-1")
-    for session, status in ((front.session, 200), (stranger, 403)):
+    for session, status in ((front.session, 200), (STRANGER, 403)):
         writer = fetcher.using(front.presigner(methods=("GET", "PUT"), session=session))
         front.forget()
         body = OneShot()
