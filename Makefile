@@ -13,11 +13,11 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws forks soak check bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak check bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-	printf 'make %-10s %s\n' "$$name" "$$text"; done
+	printf 'make %-14s %s\n' "$$name" "$$text"; done
 
 install: $(STAMP) ## make .venv with everything that development needs
 
@@ -65,6 +65,9 @@ test-aiobotocore: install memcached ## run its tests in an environment of its ow
 test-aws: install ## ask a bucket on AWS the same: BUCKET=name [REGION=] [ROLE=arn:...] [ENDPOINT=]
 	@$(BIN)/python -m tests.aws --bucket "$(BUCKET)" --region "$(REGION)" --role "$(ROLE)" \
 	--endpoint "$(ENDPOINT)" $(ARGS)
+
+test-published: install ## run the published suites of requests, httpx and urllib3 with hooks and without
+	@$(BIN)/python -m tests.published $(ARGS)
 
 forks: install memcached ## have forked children read a million entries, none of which may be another's
 	@FORKED_READS=1000000 $(BIN)/python -m pytest tests/test_forks.py $(ARGS)
