@@ -87,12 +87,13 @@ class Servers:
         items: Mapping[str, T],
         write: Callable[[Client, Mapping[str, T]], Sequence[str]],
         deadline: float,
-    ) -> dict[str, Value]:
+    ) -> tuple[dict[str, Value], list[str]]:
         """
-        Have *write* store *items*, by key, and return what stands after that under the keys it returns.
+        Have *write* store *items*, by key; return what stands after that, and the keys that were not told.
 
-        It is called for every server with the items that are its own, and must want no
-        replies; each server is told and asked in one go, and all of them at once.
+        It is called for every server with the items that are its own, must want no replies, and
+        returns the keys of which is to be known what stands; each server is told and asked in one
+        go, and all of them at once.
         """
 
         def writing(own: Mapping[str, T]) -> Ask:
@@ -101,10 +102,13 @@ class Servers:
         groups = self._by_server(items, deadline)
         asks = {server: writing({key: items[key] for key in keys}) for server, keys in groups.items()}
         found: dict[str, Value] = {}
-        for answer in self._exchange(asks, deadline).values():
+        untold = [] if groups else list(items)
+        for server, answer in self._exchange(asks, deadline).items():
             if isinstance(answer, dict):
                 found |= answer
-        return found
+            else:
+                untold += groups[server]
+        return found, untold
 
     def everywhere(self, key: str, puts: Mapping[str, Put], deadline: float) -> dict[str, Value | None]:
         """

@@ -127,20 +127,22 @@ class Shared:
         found = self._servers.read(list(keys), deadline) if keys else {}
         return {keys[key]: self._copy(key, keys[key], *value) for key, value in found.items()}
 
-    def publish(self, items: Sequence[Item], deadline: float) -> list[Entry]:
+    def publish(self, items: Sequence[Item], deadline: float) -> tuple[list[Entry], list[Item]]:
         """
-        Store new URLs, and return for each what all processes are to use from now on.
+        Store new URLs; return for each what all processes are to use from now on, and those not stored.
 
         Who is first wins: one that is new is added, one that replaces another does so only
         where nobody else has. What every process would sign alike is just written.
         """
         standing = {item.entry.object: item.entry for item in items}
         wanted = {key: item for item in items if (key := self._key(item.entry.object)) is not None}
+        untold: list[Item] = []
         # Twice, for whoever could not read before: what stands there may be of no use.
         for _ in range(2):
-            found = self._servers.write(wanted, self._write, deadline) if wanted else {}
+            found, keys = self._servers.write(wanted, self._write, deadline) if wanted else ({}, [])
+            untold += [wanted[key] for key in keys]
             wanted = self._settle(wanted, found, standing)
-        return list(standing.values())
+        return list(standing.values()), untold
 
     def catch_up(self, deadline: float) -> bool:
         """

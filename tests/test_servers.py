@@ -223,7 +223,8 @@ def test_large_commands_and_answers(reals: list[Memcached], monkeypatch: pytest.
             client.set(key, value, 60, noreply=True)
         return list(items)
 
-    found = servers.write(values, write, soon())
+    found, untold = servers.write(values, write, soon())
+    assert untold == []
     assert {key: value for key, (value, _) in found.items()} == values
     assert {key: value for key, (value, _) in servers.read(list(values), soon()).items()} == values
     servers.close()

@@ -708,3 +708,38 @@ def test_a_forked_child_connects_anew(memcached: Memcached, fleet: Fleet) -> Non
         assert os.waitpid(child, 0)[1] == 0
         assert proxy.accepted == accepted + 1
         assert counted(presigner, "from_shared", "shared_errors") == (20, 0)
+
+
+# What could not be written.
+
+
+def test_what_could_not_be_written_is_written_later(memcached: Memcached, fleet: Fleet) -> None:
+    """M2: once the server answers again it has what was signed meanwhile, though nobody asks for it."""
+    presigner = fleet.member(memcached.url, fleet.session("ASIAONE"))
+    presigner.url("s3://media/connected")
+    memcached.stop()
+    urls = presigner.urls(TARGETS)
+    memcached.start()
+    eventually(lambda: int(memcached.stats()["curr_items"]) > len(TARGETS), within=DEADLINE)
+    assert fleet.member(memcached.url, fleet.session("ASIATWO")).urls(TARGETS) == urls
+
+
+def test_the_newest_of_what_could_not_be_written(
+    fake: FakeMemcached, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2: of an object only the newest URL is kept for later, and of all not more than so many."""
+    monkeypatch.setattr(sharing, "_MOST_UNTOLD", 3)
+    presigner = fleet.member(fake.url, fleet.static(), patience=0.05)
+    presigner.url("s3://media/connected")
+    let_publish(presigner)
+    fake.values.clear()
+    fake.refuse()
+    presigner.urls(TARGETS[:5])
+    for target in TARGETS[3:5]:
+        presigner.invalidate(target)
+    newest = presigner.urls(TARGETS[3:5])
+    fake.obey()
+    eventually(lambda: len(fake.values) == 3, within=DEADLINE)
+    eventually(lambda: not presigner._runner._sharing._untold, within=DEADLINE)  # type: ignore[union-attr]
+    stored = {value.split(b" ")[3].decode() for value in fake.values.values()}
+    assert {url[-64:] for url in newest} < stored
