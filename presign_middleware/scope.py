@@ -24,6 +24,14 @@ _current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
 _paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
 
 
+#: What a scope has met that has met nothing yet.
+_NOTHING: OrderedDict[S3Object, Entry] = OrderedDict()
+
+#: Return the scope of the request being served here, or None; and make one that. The context
+#: variable's own methods, because the one is asked for on every URL, the other on every request.
+current, _make_current = _current.get, _current.set
+
+
 class Scope(Patience):
     """
     One request and the URLs it has met. A context manager, sync and async.
@@ -33,7 +41,10 @@ class Scope(Patience):
     every request opens one, and few of them wait for anything.
     """
 
-    __slots__ = ("_at_rest", "_outer", "met", "opened", "presigner")
+    # Class attributes, since few scopes ever have anything else of these, and each request opens one.
+    _at_rest: dict[S3Object, float] | None = None
+    _outer: "Scope | None" = None
+    met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
 
     def __init__(
         self,
@@ -44,9 +55,6 @@ class Scope(Patience):
         self.presigner = presigner
         self.opened = opened
         self.left = patience
-        self.met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
-        self._at_rest: dict[S3Object, float] | None = None  # few scopes last so long that they need one
-        self._outer: Scope | None = None
 
     @property
     def ended(self) -> bool:
@@ -70,6 +78,8 @@ class Scope(Patience):
         met = self.met  # another thread may end this request just now
         if met is None:
             return
+        if met is _NOTHING:
+            met = self.met = OrderedDict()
         met[entry.object] = entry
         if len(met) > MOST_OBJECTS:
             met.popitem(last=False)
@@ -84,30 +94,36 @@ class Scope(Patience):
         """Return whether an AGEING URL of *obj* has to do for now."""
         return self._at_rest is not None and monotonic < self._at_rest.get(obj, 0)
 
-    def __enter__(self) -> "Scope":
+    def begin(self) -> "Scope":
+        """Be the current scope from now on, until `end`."""
         if self.met is not None:
             raise RuntimeError("this scope is open already: each request or job has one of its own")
-        self._outer = _current.get()
-        _current.set(self)
-        self.met = OrderedDict()
+        outer = current()
+        if outer is not None:
+            self._outer = outer
+        _make_current(self)
+        self.met = _NOTHING
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        # set(), not reset(): a WSGI iterable may be closed in another context.
-        _current.set(self._outer)
-        self._outer = None  # or a job that starts its successor would keep every scope alive
+    def end(self) -> None:
+        """Have the scope that was current before be so again, and remember nothing any more."""
+        # Not by a token: a WSGI iterable may be closed in another context.
+        _make_current(self._outer)
+        if self._outer is not None:
+            self._outer = None  # or a job that starts its successor would keep every scope alive
         self.met = None
 
+    def __enter__(self) -> "Scope":
+        return self.begin()
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
     async def __aenter__(self) -> "Scope":
-        return self.__enter__()
+        return self.begin()
 
     async def __aexit__(self, *exc: object) -> None:
-        self.__exit__()
-
-
-#: Return the scope of the request being served here, or None. The context variable's
-#: own method, because it is asked for on every URL.
-current = _current.get
+        self.end()
 
 
 def swap(scope: Scope | None) -> Scope | None:
