@@ -59,6 +59,7 @@ test: install memcached ## run the tests, on several processors
 
 test-aiobotocore: install memcached ## run its tests in an environment of its own: it asks for an older boto3
 	@$(BIN)/python -m venv $(VENV)/aiobotocore
+	@$(VENV)/aiobotocore/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 	@$(VENV)/aiobotocore/bin/python -m pip install -qq --editable '.[aiobotocore,testing]' --group test
 	@$(VENV)/aiobotocore/bin/python -m pytest tests/test_aiobotocore.py tests/test_botocore.py $(ARGS)
 
