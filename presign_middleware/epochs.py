@@ -198,6 +198,8 @@ class Epochs:
         Where all are lost, who has read one lately knows what it said. Else it may have said more
         than is known here, and nothing that is signed by now is used any more.
         """
+        if not boards:  # nobody has answered, which says nothing
+            return {}
         with self._lock:
             if self._covered is not None and all(data == self._covered for data in boards.values()):
                 return {}

@@ -318,6 +318,15 @@ def test_an_idle_process_that_finds_no_board(memcached: Memcached, fleet: Fleet)
     assert dated(idle.url(CAT)) > new
 
 
+def test_no_answer_is_no_board() -> None:
+    """M9: who was not answered knows nothing of the board that another makes in that very second."""
+    mine, other = (Epochs({"media": 0.0}, LAG, Counts(), is_shared=True) for _ in range(2))
+    assert mine.exchange({}, NOW, 0) == {}
+    [made] = other.exchange({"": None}, NOW, 0).values()
+    mine.exchange({"": made}, NOW, 0)
+    assert mine.of(obj("cat.jpg")) == NOW
+
+
 def test_an_epoch_far_ahead_counts_as_now(fake: FakeMemcached, fleet: Fleet) -> None:
     """M9: a forged epoch makes no URL that S3 refuses, and no URL of each moment."""
     presigner = fleet.member(fake.url, fleet.static())
