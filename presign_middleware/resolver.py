@@ -120,7 +120,7 @@ class Effects(Protocol):
         """
         Exchange epochs with the fleet, if it has a shared cache, as far as *patience* goes.
 
-        *anew*: not with whoever is at it, and may not know yet what was raised here.
+        *anew*: not with whoever is at it, who may not know yet what was raised here, or just now elsewhere.
         """
 
 

@@ -213,17 +213,18 @@ class Runner:
         return await self._resolver.resolve(objects, order, None, effects)
 
     async def _take_back(self, raise_epoch: Callable[[], None], effects: Effects) -> None:
-        if self._resolver.is_behind():  # the new epoch must be later than what others have raised
-            await self._catch_up(effects, Patience(_TELL_WITHIN))
+        patience = Patience(_TELL_WITHIN)
+        # The new epoch must be later than what others have raised, be it in this very second.
+        await self._catch_up(effects, patience, anew=True)
         raise_epoch()
         self._resolver.forget()
-        await effects.catch_up(Patience(_TELL_WITHIN), anew=True)
+        await effects.catch_up(patience, anew=True)
 
-    async def _catch_up(self, effects: Effects, patience: Patience) -> None:
+    async def _catch_up(self, effects: Effects, patience: Patience, *, anew: bool = False) -> None:
         """Know what other processes have taken back, as far as *patience* goes."""
         seconds = patience.left / 2  # or one bad server of several would leave none for the URLs
         allowed = Patience(seconds)
-        await effects.catch_up(allowed)
+        await effects.catch_up(allowed, anew=anew)
         patience.left -= seconds - allowed.left
         if self._resolver.is_behind():  # the shared cache is down or slow, and may only help
             self._counts.epochs_unread += 1

@@ -220,6 +220,20 @@ def test_what_the_fleet_shares_is_taken_back(fake: FakeMemcached, fleet: Fleet, 
     assert access_key(new) == ("AKIAFLEET" if kind == "static" else "ASIATWO")
 
 
+@pytest.mark.parametrize("invalidate", [Presigner.invalidate, ainvalidate])
+def test_one_after_another_in_one_second(
+    fake: FakeMemcached, fleet: Fleet, invalidate: Callable[[Presigner, str], Any]
+) -> None:
+    """P2, M6: the next URL differs, though another process took the object back within the lag."""
+    one, another = (fleet.member(fake.url, fleet.static()) for _ in range(2))
+    another.url(CAT)
+    dates = []
+    for presigner in (one, another, one):
+        invalidate(presigner, CAT)
+        dates.append(dated(presigner.url(CAT)))
+    assert dates == [NOW, NOW + 1, NOW + 2]
+
+
 def test_a_newcomer_knows(fake: FakeMemcached, fleet: Fleet) -> None:
     """M9: a process reads the epochs before its first answer, from a plan too."""
     one = fleet.member(fake.url, fleet.static())
