@@ -299,10 +299,11 @@ class AsyncioEffects:
 
 @contextmanager
 def _spent(*patiences: Patience) -> Iterator[None]:
-    """Take the time that passes inside off the *patiences*."""
-    start = monotonic()
+    """Take the time that passes inside off the *patiences*, once where one request waits several times at once."""
+    start, before = monotonic(), [patience.left for patience in patiences]
     try:
         yield
     finally:
-        for patience in patiences:
-            patience.left -= monotonic() - start
+        seconds = monotonic() - start
+        for patience, left in zip(patiences, before, strict=True):
+            patience.left = min(patience.left, left - seconds)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pytest
 from faults import FakeMemcached, Proxy, eventually
-from fleet import DEADLINE, Fleet, counted, let_publish
+from fleet import DEADLINE, PATIENT, Fleet, counted, let_publish
 
 from presign_middleware import Presigner, memcached, sharing
 from presign_middleware.addresses import Address
@@ -223,6 +223,25 @@ def test_a_new_request_has_its_own(fake: FakeMemcached, fleet: Fleet) -> None:
     with presigner.scope():
         presigner.url("s3://media/b")
     assert asked(fake)[before:].count("gets") == 1
+
+
+def test_those_who_wait_at_once_wait_once(fake: FakeMemcached, fleet: Fleet) -> None:
+    """M1, D4: what many tasks of one request wait for together is taken off its patience once."""
+    presigner = fleet.member(fake.url, fleet.static())
+    presigner.urls(TARGETS)
+    fleet.clock.advance(10)  # so that the epochs have to be read
+
+    async def page() -> float:
+        async with presigner.scope() as scope:
+            fake.hold()
+            asking = asyncio.gather(*[presigner.aurl(target) for target in TARGETS * 20])
+            await asyncio.to_thread(eventually, lambda: fake.held)
+            fake.release()
+            await asking
+            return PATIENT - scope.left
+
+    start = time.monotonic()
+    assert 0 < asyncio.run(page()) < time.monotonic() - start
 
 
 # The breaker.
