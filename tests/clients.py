@@ -24,6 +24,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+import aiohttp
+import aiohttp.web
 import boto3
 import httpx
 import httpx2
@@ -33,6 +35,7 @@ import urllib3
 from ways import Door
 
 from presign_middleware import Origin, Presigner, intercept
+from presign_middleware.clients.aiohttp import PresignClientMiddleware, opt_out
 from presign_middleware.clients.httpx import PresignTransport
 from presign_middleware.clients.requests import PresignAdapter
 from presign_middleware.effects import run_blocking
@@ -74,6 +77,12 @@ class OneShot:
         yield from (b"a new ", b"cat")
 
 
+async def piecewise(body: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Give *body* as asyncio takes one."""
+    for chunk in body:
+        yield chunk
+
+
 class Client:
     """
     One library, in one colour.
@@ -83,6 +92,7 @@ class Client:
 
     is_async = False
     has_adapter = True  #: whether it can sign for one client of its own, without a hook
+    has_log = True  #: whether it writes down what it fetches, at DEBUG
 
     def __init__(self, library: ModuleType) -> None:
         self.library = library
@@ -162,11 +172,7 @@ class AsyncHttpx(Httpx):
             yield client
 
     async def send(self, client: Any, asked: Asked) -> Answer:
-        async def chunks() -> AsyncIterator[bytes]:
-            for chunk in asked.body or ():
-                yield chunk
-
-        content = None if asked.body is None else chunks()
+        content = None if asked.body is None else piecewise(asked.body)
         return self.told(await client.request(content=content, **self.options(asked)))
 
 
@@ -237,6 +243,46 @@ class Urllib3(Client):
         ]
 
 
+class Aiohttp(Client):
+    """aiohttp."""
+
+    is_async = True
+    has_log = False
+
+    @contextlib.asynccontextmanager
+    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+        middlewares = (PresignClientMiddleware(presigner),) if presigner else ()
+        async with aiohttp.ClientSession(middlewares=middlewares) as session:
+            yield session
+
+    async def send(self, client: Any, asked: Asked) -> Answer:
+        options: dict[str, Any] = {"middlewares": (opt_out,)} if asked.opt_out else {}
+        data = None if asked.body is None else piecewise(asked.body)
+        call = client.request(asked.method, asked.url, headers=asked.headers, data=data, **options)
+        async with call as response:
+            hops = [*response.history, response]
+            return Answer(
+                response.status,
+                await response.read(),
+                response.headers,
+                str(response.url),
+                [str(hop.url) for hop in response.history],
+                f"{[(vars(hop), hop.real_url, hop.request_info) for hop in hops]}",
+            )
+
+    def seams(self) -> list[tuple[Any, str]]:
+        return [
+            *((aiohttp.ClientSession, name) for name in ("__init__", "_request")),
+            *((aiohttp.ClientRequest, name) for name in ("__init__", "send")),
+            *((aiohttp.ClientResponse, name) for name in ("__init__", "start")),
+            (aiohttp.BaseConnector, "connect"),
+            (aiohttp.http.StreamWriter, "write_headers"),
+            # What Sentry takes at a server comes with what it takes here.
+            (aiohttp.web.Application, "_handle"),
+            (aiohttp.web.UrlDispatcher, "resolve"),
+        ]
+
+
 CLIENTS: tuple[Client, ...] = (
     Httpx(httpx),
     AsyncHttpx(httpx),
@@ -244,6 +290,7 @@ CLIENTS: tuple[Client, ...] = (
     AsyncHttpx(httpx2),
     Requests(requests),
     Urllib3(urllib3),
+    Aiohttp(aiohttp),
 )
 
 
@@ -284,7 +331,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "hiding a URL that you signed yourself from tools around it",
         (),
-        ("httpx-adapter", "requests-adapter"),
+        ("httpx-adapter", "requests-adapter", "aiohttp-adapter"),
         "an adapter sits below them; the hooks do hide it",
     ),
     Limit(
@@ -292,6 +339,12 @@ LIMITS: tuple[Limit, ...] = (
         ("test_an_s3_target_takes_the_origins_own_form",),
         ("requests-hook", "urllib3"),
         "the scheme is refused before a hook sees it; mount a `PresignAdapter` for `s3://`",
+    ),
+    Limit(
+        "`s3://bucket/key` targets",
+        ("test_an_s3_target_takes_the_origins_own_form",),
+        ("aiohttp",),
+        "the scheme is refused before anyone sees it: fetch `await presigner.aurl('s3://bucket/key')`",
     ),
 )
 

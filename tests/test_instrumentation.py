@@ -15,6 +15,7 @@ import sentry_sdk
 import sentry_sdk.integrations
 from clients import CLIENTS, Asked, Fetcher, Front, as_found, changed, fetchers
 from opentelemetry.instrumentation import _semconv
+from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
@@ -22,6 +23,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sentry_sdk.envelope import Envelope
+from sentry_sdk.integrations.aiohttp import AioHttpIntegration
 from sentry_sdk.integrations.httpx import HttpxIntegration
 from sentry_sdk.integrations.httpx2 import Httpx2Integration
 from sentry_sdk.integrations.stdlib import StdlibIntegration
@@ -149,6 +151,10 @@ TOOLS: dict[str, dict[str, Callable[[], Tool]]] = {
     "urllib3": {
         "opentelemetry": lambda: OpenTelemetry(URLLib3Instrumentor),
         "sentry": lambda: Sentry(StdlibIntegration),
+    },
+    "aiohttp": {
+        "opentelemetry": lambda: OpenTelemetry(AioHttpClientInstrumentor),
+        "sentry": lambda: Sentry(AioHttpIntegration),
     },
 }
 
