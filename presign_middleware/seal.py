@@ -92,6 +92,17 @@ class Seal:
                 continue
         return None
 
+    def is_fresh(self, key: str, data: bytes) -> bool:
+        """Return whether *data*, which opens, was sealed lately and with the first secret."""
+        header, nonce = data[:_HEADER], data[_HEADER:_PREFIX]
+        if self._today() - int.from_bytes(header[1:], "big") > 1:
+            return False
+        try:
+            self._of(header)[0].decrypt(nonce, data[_PREFIX:], header + key.encode())
+        except self._invalid:
+            return False
+        return True
+
     def _today(self) -> int:
         return int(self._clock.time()) // _DAY
 

@@ -156,7 +156,7 @@ class Shared:
             wall, monotonic, before = self._clock.time(), self._clock.monotonic(), self._epochs.version
             found = self._servers.everywhere(key, puts, deadline)
             boards = {name: value and (self._unsealed(key, value[0]) or b"") for name, value in found.items()}
-            behind = self._epochs.exchange(boards, wall, monotonic)
+            behind = self._outdated(found, boards) | self._epochs.exchange(boards, wall, monotonic)
             if self._epochs.version != before:
                 self._raised()
             if not behind:
@@ -165,6 +165,19 @@ class Shared:
                 return bool(found)
             puts = {name: (self._sealed(key, board), found[name]) for name, board in behind.items()}
         return False
+
+    def _outdated(
+        self, found: Mapping[str, Value | None], boards: Mapping[str, bytes | None]
+    ) -> dict[str, bytes]:
+        """Return those of *boards* that are to be sealed anew, before their secret or their day is past."""
+        seal = self._seal
+        if seal is None:
+            return {}
+        return {
+            name: board
+            for name, board in boards.items()
+            if board and (value := found[name]) and not seal.is_fresh(self._board, value[0])
+        }
 
     def _write(self, client: Client, items: Mapping[str, Item]) -> list[str]:
         """Store *items*, and return the keys where another process may have been first."""

@@ -386,6 +386,24 @@ def test_with_a_secret_nobody_else_can_read_or_raise_an_epoch(fake: FakeMemcache
     assert one.stats()["epochs_rejected"] == 1 + 4  # what stood there at first was in clear too
 
 
+def test_a_board_outlives_its_secret_and_its_day(memcached: Memcached, fleet: Fleet) -> None:
+    """K5, M9: whoever reads it seals it anew, so that a secret that is left out later takes nothing along."""
+    old, new = "a secret of the fleet, until today", "a secret of the fleet, from today on"
+
+    def member(*secrets: str) -> Presigner:
+        return fleet.member(memcached.url, fleet.static(), secret=secrets)
+
+    first = member(old)
+    first.invalidate(CAT)
+    urls = first.urls([CAT, DOG])
+    for secrets in ((old, new), (new, old), (new,)):
+        assert member(*secrets).urls([CAT, DOG]) == urls
+    for _ in range(10):
+        fleet.clock.advance(86_400)
+        dates = [dated(url) for url in member(new).urls([CAT, DOG])]
+        assert floor(fleet.clock.time()) not in dates  # as what is cold would be dated
+
+
 def test_nobody_loses_what_all_take_back_at_once(memcached: Memcached, fleet: Fleet) -> None:
     """M9: boards are merged, however many write at once."""
     members = [fleet.member(memcached.url, fleet.static()) for _ in range(4)]
