@@ -299,7 +299,7 @@ class AsyncioEffects:
 
 @contextmanager
 def _spent(*patiences: Patience) -> Iterator[None]:
-    """Take the time that passes inside off the *patiences*, once where one request waits several times at once."""
+    """Take the time that passes inside off the *patiences*, once where a request waits in several tasks."""
     start, before = monotonic(), [patience.left for patience in patiences]
     try:
         yield
