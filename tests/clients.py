@@ -16,7 +16,11 @@ import contextlib
 import contextvars
 import dataclasses
 import http.client
+import re
+import shutil
 import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -61,6 +65,8 @@ class Asked(NamedTuple):
     headers: Mapping[str, str] = {}
     body: Iterable[bytes] | None = None
     opt_out: bool = False  #: this one is to be left alone, where a client can be told so
+    timeout: float = 5.0  #: seconds to wait for an answer
+    own: Mapping[str, Any] = {}  #: arguments that only this library knows, where its own tests have any
 
 
 class OneShot:
@@ -98,8 +104,12 @@ class Client:
         self.library = library
         self.name = library.__name__  #: what `intercept` calls it
 
-    def open(self, presigner: Presigner | None) -> AbstractAsyncContextManager[Any]:
-        """Give a client of the library's own, with the explicit adapter of *presigner* if there is one."""
+    def open(self, presigner: Presigner | None, proxy: str | None = None) -> AbstractAsyncContextManager[Any]:
+        """
+        Give a client of the library's own, with the explicit adapter of *presigner* if there is one.
+
+        Through a *proxy* it trusts whatever certificate it is shown.
+        """
         raise NotImplementedError
 
     async def send(self, client: Any, asked: Asked) -> Answer:
@@ -122,9 +132,9 @@ class Httpx(Client):
     """httpx and httpx2, blocking."""
 
     @contextlib.asynccontextmanager
-    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+    async def open(self, presigner: Presigner | None, proxy: str | None = None) -> AsyncIterator[Any]:
         # verify=False saves reading the certificate authorities for each test, 50 ms.
-        sender = self.library.HTTPTransport(verify=False)
+        sender = self.library.HTTPTransport(verify=False, proxy=proxy)
         transport = PresignTransport(presigner, sender) if presigner else sender
         with self.library.Client(transport=transport, follow_redirects=True) as client:
             yield client
@@ -134,8 +144,13 @@ class Httpx(Client):
 
     def options(self, asked: Asked) -> dict[str, Any]:
         extensions = {"presign": False} if asked.opt_out else {}
-        headers = dict(asked.headers)
-        return {"method": asked.method, "url": asked.url, "headers": headers, "extensions": extensions}
+        return {
+            "method": asked.method,
+            "url": asked.url,
+            "headers": dict(asked.headers),
+            "timeout": asked.timeout,
+            "extensions": extensions,
+        }
 
     def told(self, response: Any) -> Answer:
         hops = [*response.history, response]
@@ -151,8 +166,11 @@ class Httpx(Client):
     def seams(self) -> list[tuple[Any, str]]:
         names = ("handle_request", "handle_async_request", "_transport_for_url", "send", "build_request")
         library = self.library
-        kinds = (library.HTTPTransport, library.AsyncHTTPTransport, library.Client, library.AsyncClient)
-        owners = (*kinds, library.Client.__bases__[0])
+        owners = (
+            *(library.HTTPTransport, library.AsyncHTTPTransport, library.MockTransport),
+            *(library.ASGITransport, library.WSGITransport),
+            *(library.Client, library.AsyncClient, library.Client.__bases__[0]),
+        )
         return [(owner, name) for owner in owners for name in names if name in vars(owner)]
 
 
@@ -165,8 +183,8 @@ class AsyncHttpx(Httpx):
         return f"{self.name}-async"
 
     @contextlib.asynccontextmanager
-    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
-        sender = self.library.AsyncHTTPTransport(verify=False)
+    async def open(self, presigner: Presigner | None, proxy: str | None = None) -> AsyncIterator[Any]:
+        sender = self.library.AsyncHTTPTransport(verify=False, proxy=proxy)
         transport = PresignTransport(presigner, sender) if presigner else sender
         async with self.library.AsyncClient(transport=transport, follow_redirects=True) as client:
             yield client
@@ -180,15 +198,21 @@ class Requests(Client):
     """requests."""
 
     @contextlib.asynccontextmanager
-    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
+    async def open(self, presigner: Presigner | None, proxy: str | None = None) -> AsyncIterator[Any]:
         with requests.Session() as session:
+            if proxy is not None:
+                session.proxies, session.verify = {"http": proxy, "https": proxy}, False
+                session.trust_env = False  # or it asks the authority that the environment names
             if presigner is not None:
-                session.mount("http://", PresignAdapter(presigner))
-                session.mount("s3://", PresignAdapter(presigner))
+                for scheme in ("http://", "https://", "s3://"):
+                    session.mount(scheme, PresignAdapter(presigner))
             yield session
 
     async def send(self, client: Any, asked: Asked) -> Answer:
-        response = client.request(asked.method, asked.url, headers=dict(asked.headers), data=asked.body)
+        headers = dict(asked.headers)
+        response = client.request(
+            asked.method, asked.url, headers=headers, data=asked.body, timeout=asked.timeout
+        )
         hops = [*response.history, response]
         return Answer(
             response.status_code,
@@ -215,13 +239,21 @@ class Urllib3(Client):
     has_adapter = False
 
     @contextlib.asynccontextmanager
-    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
-        with urllib3.PoolManager() as manager:
+    async def open(self, presigner: Presigner | None, proxy: str | None = None) -> AsyncIterator[Any]:
+        manager = urllib3.ProxyManager(proxy, cert_reqs="CERT_NONE") if proxy else urllib3.PoolManager()
+        with manager:
             yield manager
 
     async def send(self, client: Any, asked: Asked) -> Answer:
-        headers, retries, url = dict(asked.headers), urllib3.Retry(3), asked.url
-        response = client.request(asked.method, url, headers=headers, body=asked.body, retries=retries)
+        url = asked.url
+        response = client.request(
+            asked.method,
+            url,
+            headers=dict(asked.headers),
+            body=asked.body,
+            retries=urllib3.Retry(3),
+            timeout=asked.timeout,
+        )
         history = response.retries.history
         return Answer(
             response.status,
@@ -244,22 +276,33 @@ class Urllib3(Client):
 
 
 class Aiohttp(Client):
-    """aiohttp."""
+    """aiohttp; *settings* are those of its sessions, which its own tests have."""
 
     is_async = True
     has_log = False
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(aiohttp)
+        self.settings = settings
+
     @contextlib.asynccontextmanager
-    async def open(self, presigner: Presigner | None) -> AsyncIterator[Any]:
-        middlewares = (PresignClientMiddleware(presigner),) if presigner else ()
-        async with aiohttp.ClientSession(middlewares=middlewares) as session:
+    async def open(self, presigner: Presigner | None, proxy: str | None = None) -> AsyncIterator[Any]:
+        settings = {"middlewares": (), **self.settings}
+        if presigner is not None:
+            settings["middlewares"] = (*settings["middlewares"], PresignClientMiddleware(presigner))
+        if proxy is not None:
+            settings |= {"proxy": proxy, "connector": aiohttp.TCPConnector(ssl=False)}
+        async with aiohttp.ClientSession(**settings) as session:
             yield session
 
     async def send(self, client: Any, asked: Asked) -> Answer:
-        options: dict[str, Any] = {"middlewares": (opt_out,)} if asked.opt_out else {}
-        data = None if asked.body is None else piecewise(asked.body)
-        call = client.request(asked.method, asked.url, headers=asked.headers, data=data, **options)
-        async with call as response:
+        timeout = aiohttp.ClientTimeout(sock_read=asked.timeout)
+        options = {"headers": asked.headers, "timeout": timeout, **asked.own}
+        if asked.opt_out:
+            options["middlewares"] = (opt_out,)
+        if asked.body is not None:
+            options["data"] = piecewise(asked.body)
+        async with client.request(asked.method, asked.url, **options) as response:
             hops = [*response.history, response]
             return Answer(
                 response.status,
@@ -290,7 +333,7 @@ CLIENTS: tuple[Client, ...] = (
     AsyncHttpx(httpx2),
     Requests(requests),
     Urllib3(urllib3),
-    Aiohttp(aiohttp),
+    Aiohttp(),
 )
 
 
@@ -357,6 +400,7 @@ class Fetcher:
     is_explicit: bool  #: the client's own adapter; else hooks, inside a scope
     presigner: Presigner
     is_inside: bool = True  #: its fetches are made in a scope, where it is one of hooks
+    proxy: str | None = None  #: that its fetches go through
 
     def using(self, presigner: Presigner) -> "Fetcher":
         """Return this fetcher with another presigner."""
@@ -375,9 +419,13 @@ class Fetcher:
         is_needed = self.is_inside and not self.is_explicit
         return self.presigner.scope() if is_needed else contextlib.nullcontext()
 
+    def open(self) -> AbstractAsyncContextManager[Any]:
+        """Give a client of the library's own whose fetches get signed."""
+        return self.client.open(self.presigner if self.is_explicit else None, self.proxy)
+
     async def opened(self, body: Callable[["Send"], Coroutine[Any, Any, Any]]) -> Any:
         """Return what ``await body(send)`` returns, where *send* fetches with one client."""
-        async with self.client.open(self.presigner if self.is_explicit else None) as client:
+        async with self.open() as client:
 
             async def send(url: str, **options: Any) -> Answer:
                 return await self.client.send(client, Asked(url, **options))
@@ -498,6 +546,38 @@ class Front(Door):
 
 
 _OF_ONE_HOP = ("Connection", "Transfer-Encoding", "Date", "Server")
+
+
+@contextlib.contextmanager
+def tunnel(door: Door, tls: ssl.SSLContext) -> Iterator[tuple[str, list[bytes]]]:
+    """Give the URL of a proxy that takes one CONNECT, and what it was asked; *door* is at the other end."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_tunnel_once, args=(listener, tls, door, asked))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        thread.join()
+
+
+def _tunnel_once(listener: socket.socket, tls: ssl.SSLContext, door: Door, asked: list[bytes]) -> None:
+    """Be a proxy for one CONNECT, and behind it the server: pass one request on to *door*."""
+    client, _ = listener.accept()
+    with client:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        asked.append(head.split(b"\r\n")[0])
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with tls.wrap_socket(client, server_side=True) as plain:
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += plain.recv(1024)
+            parts = urlsplit(door.base)
+            with socket.create_connection((str(parts.hostname), parts.port or 0)) as server:
+                line, _, rest = re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", request).partition(b"\r\n")
+                server.sendall(line + b"\r\nConnection: close\r\n" + rest)
+                with server.makefile("rb") as answer, plain.makefile("wb") as out:
+                    shutil.copyfileobj(answer, out)
 
 
 @contextlib.contextmanager

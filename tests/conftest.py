@@ -1,11 +1,18 @@
 """What every test has: the public fixtures, and no AWS settings, proxies or netrc of whoever runs it."""
 
+import datetime
 import os
+import ssl
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from clients import Front
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from faults import FakeMemcached
 from fleet import Fleet
 
@@ -29,6 +36,15 @@ def no_aws_environment() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         yield
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the user's netrc name 127.0.0.1; give the Authorization header that this makes."""
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(path))
+    return "Basic bWU6c2VjcmV0"
 
 
 @pytest.fixture
@@ -69,3 +85,27 @@ def front(the_front: Front) -> Front:
     """Give a real S3 server whose wire can be looked at, with nothing on it yet."""
     the_front.forget()
     return the_front
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """Give the server's side of TLS for s3.localhost, which nobody trusts."""
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")]),
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(1))
+        .not_valid_after(now + datetime.timedelta(1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path_factory.mktemp("tls") / "s3.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context

@@ -6,16 +6,32 @@ client alone is in that client's file. What a client cannot keep is in ``clients
 """
 
 import asyncio
+import contextvars
+import dataclasses
 import logging
 import re
 import socket
+import ssl
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import boto3
 import pytest
-from clients import LIMITS, Answer, Fetcher, Front, OneShot, Send, as_found, changed, fetchers, limit_of
+from clients import (
+    LIMITS,
+    Answer,
+    Fetcher,
+    Front,
+    OneShot,
+    Send,
+    as_found,
+    changed,
+    fetchers,
+    limit_of,
+    tunnel,
+)
 from ways import SIGNATURE, Door, opened, presigner_for, signed
 
 from presign_middleware import Policy, Presigner, SigningError, intercept
@@ -191,6 +207,16 @@ def test_a_redirect_to_a_url_signed_here_arrives(
     assert (answer.content, answer.url) == (b"a cat", front.cat)
 
 
+def test_a_redirect_from_an_adapters_origin_to_a_hooks_is_not_signed(fetcher: Fetcher, front: Front) -> None:
+    """C1: an origin of another presigner is another origin, even if both are called "media"."""
+    front.moved["/front/cat.jpg"] = "/secrets/cat.jpg"
+    other = front.presigner(bucket="secrets")
+    with intercept(fetcher.client.name), other.scope():
+        assert fetcher.outside().fetch(front.cat).status == 403
+    assert signed(front) == [fetcher.is_explicit, False]
+    assert other.stats()["passed_redirect"] == 1
+
+
 # --- C2: nobody but the socket sees the signature -----------------------------------------------------------
 
 
@@ -205,17 +231,24 @@ def test_the_answer_and_the_log_show_the_unsigned_url(
     assert not SIGNED.search("".join(answer.shown for answer in answers))
 
 
-def test_a_connection_error_shows_the_unsigned_url(fetcher: Fetcher, front: Front) -> None:
-    """C2, S5: an exception's text, and those of its causes, have no signature, though one was made."""
+def test_errors_of_the_connection_show_the_unsigned_url(fetcher: Fetcher, front: Front) -> None:
+    """C2, S5: nor has an exception, or its causes, a signature, whether one connects or nobody answers."""
     errors: list[BaseException | None] = []
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{unheard.getsockname()[1]}"
         away = fetcher.using(front.presigner(endpoint_url=base))
-        for url in (f"{base}/front/cat.jpg", away.presigner.url(f"{base}/front/cat.jpg")):
-            with pytest.raises(Exception, match=r"refused|attempts failed|Connect call failed") as caught:
+        urls = (f"{base}/front/cat.jpg", away.presigner.url(f"{base}/front/cat.jpg"))
+        for url in urls:
+            with pytest.raises(Exception, match=r"refused|attempts failed|Connect call failed") as refused:
                 away.fetch(url)
-            errors.append(caught.value)
+            errors.append(refused.value)
+        unheard.listen()
+        for url in urls:
+            with pytest.raises(Exception, match=r"^$|[Tt]imed? ?out") as late:
+                away.fetch(url, timeout=0.05)
+            errors.append(late.value)
+    assert away.presigner.stats()["caught"] >= 2
     while errors:
         error = errors.pop()
         if error is not None:
@@ -239,6 +272,49 @@ def test_what_is_removed_leaves_nothing(unhooked: Fetcher, front: Front) -> None
             assert unhooked.fetch(front.cat).status == 403
 
 
+def test_what_was_removed_signs_nothing_where_it_is_kept(
+    unhooked: Fetcher, front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C4: functions of ours that another tool has in closures are inert once we are gone."""
+
+    def put(functions: dict[tuple[Any, str], Any]) -> None:
+        for (owner, name), function in functions.items():
+            setattr(owner, name, function)
+
+    def wrapped(ours: Any) -> Any:
+        return lambda *args, **kwargs: ours(*args, **kwargs)
+
+    def asked() -> list[int]:
+        return [answer.status for answer in unhooked.fetch_all(urls)]
+
+    urls = [front.cat, unhooked.presigner.url(front.cat)]
+    with as_found(unhooked.client) as before:
+        ours = intercept(unhooked.client.name)
+        kept = {(o, name): vars(o)[name] for (o, name), bare in before.items() if vars(o)[name] is not bare}
+        theirs = {seam: wrapped(function) for seam, function in kept.items()}
+        put(theirs)
+        statuses = [asked()]
+        ours.remove()
+        statuses.append(asked())
+        for others in (theirs, kept):
+            put(others)
+            with unhooked.hooked():
+                statuses.append(asked())
+            assert changed(others) == []
+    assert statuses == [[200, 200], [403, 200], [200, 200], [200, 200]]
+    assert unhooked.presigner.stats()["caught"] == 6
+    caplog.clear()  # between the two there was nobody to know what was signed here
+
+
+@pytest.mark.parametrize("fetcher", [one for one in fetchers() if "adapter" in str(one.id)], indirect=True)
+def test_an_adapter_patches_nothing(fetcher: Fetcher, front: Front) -> None:
+    """C4: it changes the one client that has it."""
+    bare = dataclasses.replace(fetcher, is_explicit=False)
+    with as_found(fetcher.client) as before:
+        assert [fetcher.fetch(front.cat).status, bare.fetch(front.cat).status] == [200, 403]
+        assert changed(before) == []
+
+
 # --- C5: bodies ---------------------------------------------------------------------------------------------
 
 
@@ -251,6 +327,21 @@ def test_a_one_shot_upload_is_read_once_and_not_replayed(fetcher: Fetcher, front
         new = f"{front.base}/front/new.jpg"
         assert writer.fetch(new, method="PUT", body=body, headers={"Content-Length": "9"}).status == status
         assert (body.readings, [request.body for request in front.arrived]) == (1, [b"a new cat"])
+
+
+def test_a_fetch_made_while_another_sends_is_nobodys_redirect(fetcher: Fetcher, front: Front) -> None:
+    """O5: a body that fetches as it is read makes a first hop of its own."""
+
+    class Fetching(OneShot):
+        def __iter__(self) -> Iterator[bytes]:
+            here = contextvars.copy_context()
+            with ThreadPoolExecutor(1) as pool:  # blocking or not, it is another loop's
+                assert pool.submit(here.run, fetcher.outside().fetch, front.cat).result().status == 200
+            return super().__iter__()
+
+    new = f"{front.base}/other/new.jpg"
+    fetcher.fetch(new, method="PUT", body=Fetching(), headers={"Content-Length": "9"})
+    assert sorted((r.method, SIGNATURE in r.query) for r in front.arrived) == [("GET", True), ("PUT", False)]
 
 
 # --- S5: what is signed already -----------------------------------------------------------------------------
@@ -301,6 +392,33 @@ def test_of_several_process_wide_presigners_the_one_that_signed_a_url_knows_it(
     assert [(200, front.cat)] * 2 == [(answer.status, answer.url) for answer in answers]
     assert (narrow.stats()["caught"], wide.stats()["caught"]) == (0, 2)
     assert everywhere.fetch(front.cat).status == 403
+
+
+# --- S10: proxies -------------------------------------------------------------------------------------------
+
+
+def test_a_forward_proxy_is_told_the_signed_url(fetcher: Fetcher, s3_clock: Clock) -> None:
+    """S10: over a proxy the whole URL is in the request line; path style and virtual host stay."""
+    urls = ["http://media.s3.localhost:9000/cat.jpg", "http://s3.localhost:9000/media/cat.jpg"]
+    with opened(Door(clock=s3_clock)) as door:
+        named = fetcher.using(presigner_for(door, endpoint_url="http://s3.localhost:9000"))
+        answers = dataclasses.replace(named, proxy=door.base).fetch_all(urls)
+    assert [(b"a cat", url) for url in urls] == [(answer.content, answer.url) for answer in answers]
+    assert [request.host for request in door.arrived] == ["media.s3.localhost:9000", "s3.localhost:9000"]
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_a_tunnel_ends_at_the_host_that_is_signed_for(
+    fetcher: Fetcher, s3_clock: Clock, tls: ssl.SSLContext
+) -> None:
+    """S10: through CONNECT the proxy learns the host alone, and the request inside is signed for it."""
+    with opened(Door(clock=s3_clock)) as door, tunnel(door, tls) as (proxy, connects):
+        named = fetcher.using(presigner_for(door, endpoint_url="https://s3.localhost"))
+        answer = dataclasses.replace(named, proxy=proxy).fetch("https://s3.localhost/media/cat.jpg")
+    assert answer.content == b"a cat"
+    assert [line.split()[:2] for line in connects] == [[b"CONNECT", b"s3.localhost:443"]]
+    assert (signed(door), door.arrived[0].host) == ([True], "s3.localhost")
+    assert (named.presigner.stats()["caught"], named.presigner.stats()["passed_uncovered"]) == (1, 0)
 
 
 # --- S6: headers --------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_a_client_that_is_instrumented_by_itself_is_signed_for(
         tool.instrumentor.instrument_client(client, tracer_provider=tool.provider)
 
     async def fetch_and_undo() -> list[int]:
-        async with fetcher.client.open(fetcher.presigner if fetcher.is_explicit else None) as client:
+        async with fetcher.open() as client:
             if is_first:
                 only(client)
             with fetcher.hooked():

@@ -221,32 +221,3 @@ def transport_of(library: ModuleType, kind: type, *arguments: Any) -> Any:
     """Return a *kind*, as a class that *library* knows for a transport."""
     bases = (kind, library.BaseTransport, library.AsyncBaseTransport)
     return type(kind.__name__, bases, {})(*arguments)
-
-
-def seams(library: ModuleType) -> dict[str, Any]:
-    """Return whatever the hooks may replace, as it is now."""
-    where = [
-        (library.HTTPTransport, "handle_request"),
-        (library.AsyncHTTPTransport, "handle_async_request"),
-        (library.MockTransport, "handle_request"),
-        (library.MockTransport, "handle_async_request"),
-        (library.ASGITransport, "handle_async_request"),
-        (library.WSGITransport, "handle_request"),
-        (library.Client, "_transport_for_url"),
-        (library.AsyncClient, "_transport_for_url"),
-        (library.Client, "send"),
-        (library.AsyncClient, "send"),
-    ]
-    return {f"{owner.__name__}.{name}": vars(owner)[name] for owner, name in where}
-
-
-@contextlib.contextmanager
-def as_found(library: ModuleType) -> Iterator[dict[str, Any]]:
-    """Put everything that hooks may replace back at the end, so that one failure is not many."""
-    before = seams(library)
-    try:
-        yield before
-    finally:
-        for name, attribute in before.items():
-            owner, _, what = name.partition(".")
-            setattr(getattr(library, owner), what, attribute)
