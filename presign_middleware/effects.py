@@ -104,7 +104,7 @@ class BlockingEffects:
     async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
         """Read in this thread."""
         patience = flights[0].order.patience  # a blocking call opens flights for itself alone
-        if self._sharing is None or patience.left <= 0:
+        if self._sharing is None or patience.is_over:
             return {}
         with _spent(patience):
             return self._sharing.read([flight.object for flight in flights], patience.left)
@@ -188,7 +188,7 @@ class AsyncioEffects:
         """Add *opened* to what takes off in the next turn of the loop."""
         for flight in opened:
             # Whoever has no patience left must not wait for the reads of those who have.
-            queue = (self._signing.queue(flight.object), flight.order.patience.left > 0)
+            queue = (self._signing.queue(flight.object), flight.order.patience.is_over)
             if queue in self._boarding:
                 self._boarding[queue].append(flight)
                 continue
@@ -245,7 +245,7 @@ class AsyncioEffects:
 
     async def read(self, flights: Sequence[Flight]) -> Mapping[S3Object, Copy]:
         """Read, in another thread, with all who ask in this turn of the loop."""
-        flights = [flight for flight in flights if flight.order.patience.left > 0]
+        flights = [flight for flight in flights if not flight.order.patience.is_over]
         if self._sharing is None or not flights:
             return {}
         self._reading += flights

@@ -203,10 +203,16 @@ class Table:
 class Patience:
     """For how many seconds one request may still wait for the shared cache."""
 
-    __slots__ = ("left",)
+    __slots__ = ("_least", "left")
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
+        self._least = seconds / 10
+
+    @property
+    def is_over(self) -> bool:
+        """Whether too little is left to ask: a sound server would be blamed for being too slow."""
+        return self.left <= self._least
 
 
 class Order(NamedTuple):

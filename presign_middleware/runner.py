@@ -223,9 +223,11 @@ class Runner:
     async def _catch_up(self, effects: Effects, patience: Patience, *, anew: bool = False) -> None:
         """Know what other processes have taken back, as far as *patience* goes."""
         before = patience.left
-        allowed = Patience(before / 2)  # or one bad server of several would leave none for the URLs
+        # Not all of it, or one bad server of several would leave none for the URLs.
+        seconds = 0 if patience.is_over else before / 2
+        allowed = Patience(seconds)
         await effects.catch_up(allowed, anew=anew)
-        patience.left = min(patience.left, before / 2 + allowed.left)
+        patience.left = min(patience.left, before - seconds + allowed.left)
         if self._resolver.is_behind():  # the shared cache is down or slow, and may only help
             self._counts.epochs_unread += 1
             self._epochs.rely(self._clock.monotonic(), was_read=False)

@@ -54,7 +54,7 @@ class Scope(Patience):
     ) -> None:
         self.presigner = presigner
         self.opened = opened
-        self.left = patience
+        self.left, self._least = patience, patience / 10  # not by super(), for each request's sake
 
     @property
     def ended(self) -> bool:

@@ -244,6 +244,22 @@ def test_those_who_wait_at_once_wait_once(fake: FakeMemcached, fleet: Fleet) -> 
     assert 0 < asyncio.run(page()) < time.monotonic() - start
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "asyncio"])
+def test_the_end_of_patience_is_no_fault(fake: FakeMemcached, fleet: Fleet, is_async: bool) -> None:
+    """M1, M3: with next to no patience left a request reads nothing, and no server is blamed for that."""
+    presigner = fleet.member(fake.url, fleet.static())
+    presigner.urls(TARGETS)
+    let_publish(presigner)
+    fleet.clock.advance(10)  # so that the epochs have to be read too
+    before = len(asked(fake))
+    with presigner.scope() as scope:
+        scope.left = 1e-6
+        asyncio.run(presigner.aurl("s3://media/new")) if is_async else presigner.url("s3://media/new")
+    let_publish(presigner)
+    assert "gets" not in asked(fake)[before:]
+    assert counted(presigner, "shared_errors", "shared_skipped") == (0, 0)
+
+
 # The breaker.
 
 
