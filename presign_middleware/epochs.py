@@ -155,9 +155,10 @@ class Epochs:
         origin = self._named.get(obj.origin)
         if origin is None:
             return self._board.floor
+        objects = origin.objects  # before its epoch, which covers what is dropped of them meanwhile
         epoch = max(origin.epoch, self._board.floor)
-        if origin.objects:
-            return max(epoch, origin.objects.get(_of_object(obj), 0))
+        if objects:
+            return max(epoch, objects.get(_of_object(obj), 0))
         return epoch
 
     def invalidate(self, obj: S3Object, dated: int, wall: float) -> None:

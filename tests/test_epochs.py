@@ -291,6 +291,24 @@ def test_a_refresh_that_lands_after_it_revives_nothing(fake: FakeMemcached, flee
     assert presigner.url(CAT) != old
 
 
+def test_one_who_looks_while_an_origin_is_raised() -> None:
+    """M6: what is dropped because the origin's epoch covers it is in force for whoever is looking just now."""
+    epochs = Epochs({"media": 0.0}, LAG, Counts(), is_shared=False)
+    epochs.invalidate(obj("cat.jpg"), 0, NOW)
+    origin = epochs._named["media"]
+
+    class Raised:
+        """The origin, which is raised by another thread after each look at it."""
+
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(origin, name)
+            origin.lift(NOW + 1)
+            return found
+
+    epochs._named["media"] = Raised()  # type: ignore[assignment]  # it has what is looked at
+    assert epochs.of(obj("cat.jpg")) >= NOW
+
+
 # The board: missing, behind, forged, full.
 
 
