@@ -131,17 +131,21 @@ class Epochs:
         parent: "Epochs | None" = None,
     ) -> None:
         self._skews = skews
-        self._most_skew = max(skews.values())
+        self._least_skew, self._most_skew = min(skews.values()), max(skews.values())
         self._lag = lag
         self._counts = counts
         self._lock = Lock()
         self._board: _Board = _Board() if parent is None else parent._board
         self._digests: dict[str, bytes] = {}  # of this process's origins, once they are wanted
         self._named: dict[str, _Origin] = {}  # those of them that have epochs
-        self._met: dict[int, int] = {}  # what lay too far ahead, and what it counts as
+        self._met: dict[tuple[int, float], int] = {}  # what lay too far ahead, and for which skew: as what
+        self._is_ahead = False  # whether the boards have yet to be told what that is
         self._room = 0  # for raises, until it is to be tidied
         self._covered: bytes | None = None  # the board as it was read last, if nothing here is later
         self._read_at = -inf  # monotonic
+        # By digest, where they differ: what is now for one S3 is far ahead for another.
+        differ = self._least_skew < self._most_skew
+        self._skew_of = {_digest(name): skew for name, skew in skews.items()} if differ else {}
         #: Counts up whenever anything changes.
         self.version = 0
         #: Whether there is any epoch.
@@ -160,6 +164,19 @@ class Epochs:
         if objects:
             return max(epoch, objects.get(_of_object(obj), 0))
         return epoch
+
+    def date(self, obj: S3Object, wall: float) -> int:
+        """Return what `of` does, for whoever signs now: nothing far ahead, though the clock was set back."""
+        epoch = self.of(obj)
+        if epoch <= self._now(obj.origin, wall) + _AHEAD:
+            return epoch
+        with self._lock:
+            board = _Board()
+            self._merge(board, self._board, wall)
+            self._board = board
+            self._tidy()
+            self._noted()
+        return self.of(obj)
 
     def invalidate(self, obj: S3Object, dated: int, wall: float) -> None:
         """
@@ -204,25 +221,26 @@ class Epochs:
         with self._lock:
             if self._covered is not None and all(data == self._covered for data in boards.values()):
                 return {}
-            known, met = self._board.encode(), len(self._met)
+            known = self._board.encode()
             found = {name: None if data is None else _Board.decode(data) for name, data in boards.items()}
             self._counts.epochs_rejected += sum(
                 [board is None is not boards[name] for name, board in found.items()]
             )
             for board in found.values():
                 if board is not None:
-                    self._merge(board, wall)
+                    self._merge(self._board, board, wall)
+            self._tidy()
             mine = self._board.encode()
             if mine != known:
                 self._noted()
             if all(board is None for board in found.values()) and monotonic - self._read_at > 2 * self._lag:
-                mine = _Board(floor(wall + self._most_skew), self._board.origins).encode()
-            is_ahead = len(self._met) > met
+                mine = self._cold(wall).encode()
             behind = [
                 name
                 for name, board in found.items()
-                if board is None or is_ahead or not board.covers(self._board)
+                if board is None or self._is_ahead or not board.covers(self._board)
             ]
+            self._is_ahead = False
             if not behind:
                 self._covered = mine
             return dict.fromkeys(behind, mine)
@@ -235,26 +253,37 @@ class Epochs:
 
     # The rest is called with the lock held.
 
-    def _merge(self, board: _Board, wall: float) -> None:
-        mine = self._board
-        latest = floor(wall + self._most_skew) + _AHEAD
-        mine.floor = max(mine.floor, self._counted(board.floor, latest))
-        for digest, theirs in board.origins.items():
+    def _merge(self, mine: _Board, theirs: _Board, wall: float) -> None:
+        """Raise *mine* to *theirs*, as far as that can be meant."""
+        mine.floor = max(mine.floor, self._counted(theirs.floor, wall, self._least_skew))
+        for digest, their in theirs.origins.items():
+            skew = self._skew_of.get(digest, self._most_skew)
             origin = mine.origins.setdefault(digest, _Origin())
-            origin.calmed = max(origin.calmed, self._counted(theirs.calmed, latest))
-            origin.lift(self._counted(theirs.epoch, latest))
-            for name, of in theirs.objects.items():
-                of = self._counted(of, latest)
+            origin.calmed = max(origin.calmed, self._counted(their.calmed, wall, skew))
+            origin.lift(self._counted(their.epoch, wall, skew))
+            for name, of in their.objects.items():
+                of = self._counted(of, wall, skew)
                 if of > max(origin.epoch, origin.objects.get(name, 0)):
                     origin.objects[name] = of
-        self._tidy()
 
-    def _counted(self, epoch: int, latest: int) -> int:
-        if epoch <= latest:
+    def _counted(self, epoch: int, wall: float, skew: float) -> int:
+        now = floor(wall + skew)
+        if epoch <= now + _AHEAD:
             return epoch
-        if len(self._met) >= _MOST_MET:
-            self._met.clear()
-        return self._met.setdefault(epoch, latest - _AHEAD)
+        if (epoch, skew) not in self._met:
+            if len(self._met) >= _MOST_MET:
+                self._met.clear()
+            self._met[epoch, skew] = now
+            self._is_ahead = True
+        return self._met[epoch, skew]
+
+    def _cold(self, wall: float) -> _Board:
+        """Return what is known, and that nothing which is signed by now is used any more."""
+        board = _Board(floor(wall + self._least_skew), self._board.origins.copy())
+        for digest, skew in self._skew_of.items():
+            known = board.origins.get(digest, _Origin())
+            board.origins[digest] = _Origin(max(known.epoch, floor(wall + skew)), known.calmed, known.objects)
+        return board
 
     def _origin(self, name: str) -> _Origin:
         origin = self._named[name] = self._board.origins.setdefault(_digest(name), _Origin())

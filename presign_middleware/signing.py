@@ -447,7 +447,7 @@ class Signing:
         signing = self._origins[obj.origin]
         offset = signing.offset(offset)  # before the recipe, which may have the session renewed
         recipe = signing.recipe(obj, wall, monotonic)
-        epoch = self._epochs.of(obj) if self._epochs.any else 0
+        epoch = self._epochs.date(obj, wall) if self._epochs.any else 0
         return None if recipe is None else recipe.entry(obj, wall, offset, epoch)
 
     def dated(self, obj: S3Object, wall: float) -> int:

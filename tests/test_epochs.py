@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 from faults import EMPTY_BOARD, FakeMemcached, Proxy, eventually
-from fleet import Fleet, Process, access_key, dated
+from fleet import PATIENT, REGION, Fleet, Process, access_key, dated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presign_middleware import ConfigurationError, NotCovered, Policy, Presigner
+from presign_middleware import ConfigurationError, NotCovered, Origin, Policy, Presigner
 from presign_middleware.epochs import Epochs
 from presign_middleware.metrics import Counts
 from presign_middleware.objects import S3Object
@@ -292,7 +292,7 @@ def test_a_refresh_that_lands_after_it_revives_nothing(fake: FakeMemcached, flee
 
 
 def test_one_who_looks_while_an_origin_is_raised() -> None:
-    """M6: what is dropped because the origin's epoch covers it is in force for whoever is looking just now."""
+    """M6: what is dropped since the origin's epoch covers it is in force for whoever is looking just now."""
     epochs = Epochs({"media": 0.0}, LAG, Counts(), is_shared=False)
     epochs.invalidate(obj("cat.jpg"), 0, NOW)
     origin = epochs._named["media"]
@@ -373,6 +373,40 @@ def test_an_epoch_far_ahead_counts_as_now(fake: FakeMemcached, fleet: Fleet) -> 
         fleet.clock.advance(LAG + 0.1)
         assert presigner.url(CAT) == first
     assert fleet.member(fake.url, fleet.static()).url(CAT) == first
+
+
+def test_origins_with_clocks_of_their_own(memcached: Memcached, fleet: Fleet) -> None:
+    """M9, P8: where nothing is known all is cold, by each origin's clock: no URL is of its future."""
+    skews = {"media": 0, "slow": -3600, "fast": 3600}
+    origins = [
+        Origin(name, bucket=name, region=REGION, session=fleet.static(), policy=Policy(skew=skew))
+        for name, skew in skews.items()
+    ]
+    policy = Policy(shared_patience=PATIENT)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):  # the first writes a board, the other reads it
+            presigner = Presigner(*origins, shared=memcached.url, policy=policy, clock=fleet.clock)
+            stack.callback(presigner.close)
+            for name, skew in skews.items():
+                assert dated(presigner.url(f"s3://{name}/a")) == NOW + skew
+
+
+@pytest.mark.parametrize("kind", ["shared", "alone"])
+@pytest.mark.parametrize("seconds", [60, 3600])
+def test_a_clock_that_is_set_back(memcached: Memcached, fleet: Fleet, kind: str, seconds: int) -> None:
+    """M9, P7: what was taken back by a clock that was ahead counts as now; it makes no URL of the future."""
+    presigner = fleet.member(memcached.url if kind == "shared" else None, fleet.static())
+    presigner.revoke("media")
+    presigner.invalidate(CAT)
+    fleet.clock.step(-seconds)
+    first = presigner.urls([CAT, DOG])
+    assert {dated(url) for url in first} == {NOW - seconds}
+    assert fleet.refused(first, [CAT, DOG]) == []
+    for _ in range(5):
+        fleet.clock.advance(LAG + 0.1)
+        assert presigner.urls([CAT, DOG]) == first
+    if kind == "shared":
+        assert fleet.member(memcached.url, fleet.static()).urls([CAT, DOG]) == first
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"e1", b"e2\0\0\0\0", EMPTY_BOARD + b"x", b"\xff" * 200])
