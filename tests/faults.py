@@ -516,12 +516,15 @@ class Proxy(_Listener):
         self._delay = 0.0
         self._swallows = False
         self._resets = False
+        self._change: Callable[[bytes], bytes] | None = None
+        self._hangs_up = False
+        self._lost: set[socket.socket] = set()
         self._changed = threading.Event()
 
     # -- faults, of which there is one at a time
 
     def obey(self) -> None:
-        """Forward again; what a blackhole has swallowed is lost."""
+        """Forward again; what a blackhole has swallowed is lost, and connections stay half open."""
         self._behave()
 
     def delay(self, seconds: float) -> None:
@@ -538,9 +541,35 @@ class Proxy(_Listener):
         # For reading alone: the other half would end in order.
         self._cut(socket.SHUT_RD)
 
-    def _behave(self, *, delay: float = 0.0, swallows: bool = False, resets: bool = False) -> None:
+    def half_open(self) -> None:
+        """Forward no more on the connections there are, as if a router had forgotten them; serve new ones."""
+        self._behave()
+        with self._lock:
+            self._lost |= self._connections.keys()
+
+    def truncate(self) -> None:
+        """Bring back the first half of each answer, and hang up."""
+        self._behave(change=lambda answer: answer[: len(answer) // 2], hangs_up=True)
+
+    def garble(self) -> None:
+        """Answer random bytes, except to whoever asks for the version, so that clients go on asking."""
+        source = random.Random(0)
+        self._behave(
+            change=lambda answer: answer if answer.startswith(b"VERSION ") else source.randbytes(len(answer))
+        )
+
+    def _behave(
+        self,
+        *,
+        delay: float = 0.0,
+        swallows: bool = False,
+        resets: bool = False,
+        change: Callable[[bytes], bytes] | None = None,
+        hangs_up: bool = False,
+    ) -> None:
         with self._lock:
             self._delay, self._swallows, self._resets = delay, swallows, resets
+            self._change, self._hangs_up = change, hangs_up
             self._changed.set()
             self._changed = threading.Event()
 
@@ -567,13 +596,14 @@ class Proxy(_Listener):
                 with contextlib.suppress(OSError):
                     server.shutdown(socket.SHUT_RDWR)
                 back.join()
+                self._lost.discard(connection)
 
     def _bring(self, connection: socket.socket, server: socket.socket, asked: threading.Event) -> None:
         commands = Commands()
         while received := connection.recv(_CHUNK):
             for command in commands.feed(received):
                 self._record(command)
-            if not self._swallows:
+            if not (self._swallows or connection in self._lost):
                 asked.set()
                 server.sendall(received)
 
@@ -586,7 +616,11 @@ class Proxy(_Listener):
                         self.round_trips += 1
                         delay, changed = self._delay, self._changed
                     changed.wait(delay)
-                if not (self._swallows or self._resets):
-                    connection.sendall(received)
+                if self._swallows or self._resets or connection in self._lost:
+                    continue
+                change, hangs_up = self._change, self._hangs_up
+                connection.sendall(change(received) if change else received)
+                if hangs_up:
+                    break
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

@@ -543,6 +543,44 @@ def test_reset(proxy: Proxy, connect: Connect) -> None:
     assert client.get("a") == b"1"
 
 
+def test_half_open(proxy: Proxy, connect: Connect) -> None:
+    """half_open() leaves the connections there are without an answer for ever, and serves those to come."""
+    client = connect(proxy.address, TIMEOUT)
+    client.set("a", b"1")
+    proxy.half_open()
+    assert connect(proxy.address).get("a") == b"1"
+    proxy.obey()
+    with pytest.raises(TimeoutError):
+        client.get("a")
+    assert client.get("a") == b"1"  # over a new connection, after a time-out
+
+
+def test_truncated_by_the_proxy(proxy: Proxy, connect: Connect) -> None:
+    """truncate() lets half of an answer through and hangs up, until obey()."""
+    client = connect(proxy.address)
+    client.set("a", b"1" * 100)
+    proxy.truncate()
+    for _ in range(2):
+        with pytest.raises(MemcacheUnexpectedCloseError):
+            client.get("a")
+    assert exchange(proxy.address, b"get b\r\n") == b"EN"
+    proxy.obey()
+    assert client.get("a") == b"1" * 100
+
+
+def test_garbled_by_the_proxy(proxy: Proxy, connect: Connect) -> None:
+    """garble() answers bytes that mean nothing, except to whoever asks for the version."""
+    client = connect(proxy.address)
+    client.set("a", b"1" * 100)
+    proxy.garble()
+    answer = exchange(proxy.address, b"get a\r\n")
+    assert len(answer) == 122
+    assert b"1" * 10 not in answer
+    assert client.version().startswith(b"1.")
+    proxy.obey()
+    assert client.get("a") == b"1" * 100
+
+
 def test_nobody_upstream(own: Memcached, connect: Connect) -> None:
     """A proxy closes connections that there were when the server dies, and those that come after."""
     with Proxy(own.address) as proxy:
