@@ -141,12 +141,13 @@ def test_its_stats(memcached: Memcached, connect: Connect) -> None:
     assert int(memcached.stats()["cmd_set"]) == before + 1
 
 
-def test_its_memory() -> None:
-    """memory is in MB, and memcached itself wants 2."""
-    with Memcached(memory=2) as server:
-        assert server.stats()["limit_maxbytes"] == str(2 * 1024 * 1024)
-    with pytest.raises(ValueError, match="2 MB or more, got 1"):
-        Memcached(memory=1)
+@pytest.mark.parametrize("memory", [1, 2])
+def test_its_memory(memory: int) -> None:
+    """memory is in MB, of which memcached has 1 at least."""
+    with Memcached(memory=memory) as server:
+        assert server.stats()["limit_maxbytes"] == str(memory * 1024 * 1024)
+    with pytest.raises(ValueError, match="1 MB or more, got 0"):
+        Memcached(memory=0)
 
 
 def test_without_a_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ _ANSWER_WITHIN: Final = 5.0  # seconds
 _ATTEMPTS: Final = 3  # another process may take a port between our look and the server's
 _PROBE_WITHIN: Final = 0.5  # seconds; it may be a silent stranger that has the port
 _POLL: Final = 0.01  # seconds
-_LEAST_MEMORY: Final = 2  # MB: memcached refuses less than two items of the largest size
+_LEAST_MEMORY: Final = 1  # MB
 
 # A login that is not root's may lack the sbin directories, a service may lack all but two.
 _DIRECTORIES: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin")
@@ -45,10 +45,10 @@ class Memcached:
     Not safe to start and stop from several threads at once.
 
     Args:
-        memory: For items, in MB; 2 or more.
+        memory: For items, in MB; with 1, an item has half of it at most and not all.
 
     Raises:
-        ValueError: *memory* is less than 2.
+        ValueError: *memory* is less than 1.
     """
 
     host: Final = "127.0.0.1"
@@ -222,6 +222,8 @@ class Memcached:
     def _start(self, binary: str, port: int, deadline: float) -> None:
         self._processes = processes = Processes("memcached")
         arguments = [binary, "-l", self.host, "-p", str(port), "-U", "0", "-m", str(self._memory)]
+        if self._memory == 1:
+            arguments += ["-I", "512k"]  # memcached refuses less than two items of the largest size
         if os.geteuid() == 0:
             arguments += ["-u", "nobody"]  # memcached refuses to be root
         self._server = processes.spawn(*arguments)
