@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak check bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -75,6 +75,9 @@ forks: install memcached ## have forked children read a million entries, none of
 
 soak: install memcached ## run a fleet with sessions of seconds for some minutes: ARGS="--seconds 60"
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+outage: install memcached ## have memcacheds fail in every way under the traffic of eight processes: ARGS="--seconds 3"
+	@PYTHONPATH=tests $(BIN)/python -m outage $(ARGS)
 
 check: install ## lint, formatting, types and layers
 	@$(BIN)/ruff check

@@ -1,0 +1,1 @@
+"""Real memcacheds that fail in every way there is, while a fleet serves traffic: `make outage`."""
