@@ -29,7 +29,7 @@ from presign_middleware.memcached import Failed, Server, Skipped
 from presign_middleware.testing import Memcached
 
 PATIENCE: Final = 0.2  # seconds, of those tests that need it to end
-SLACK: Final = 2.0  # seconds by which a busy machine may be late
+SLACK: Final = 5.0  # seconds by which a busy machine may be late
 
 TARGETS: Final = [f"s3://media/{number}" for number in range(20)]
 
@@ -692,6 +692,10 @@ def test_traffic_through_every_misfortune(own: Memcached, fleet: Fleet, kind: st
     """M1, M4: killed, started, frozen, thawed, flushed and restarted under load: every URL is right."""
     sessions = [fleet.static()] * 2 if kind == "static" else [fleet.session("ASIAA"), fleet.session("ASIAB")]
     members = [fleet.member(own.url, each, patience=0.05, local_size=20) for each in sessions]
+    for member in members:
+        with member.scope() as patient:
+            patient.left = DEADLINE  # whoever could not read the epochs would date its URLs otherwise
+            member.url("s3://media/connected")
     traffic = Traffic(members)
 
     def shared() -> int:
