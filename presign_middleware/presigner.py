@@ -432,7 +432,7 @@ class Presigner:
         return revoke
 
     def _named(self, target: str) -> S3Object:
-        entry = self._by_alias(target)
+        entry = self._table.by_alias(target)  # be it taken back: the object is the same
         return self._targets.named(target) if entry is None else entry.object
 
     def _objects(
@@ -441,7 +441,7 @@ class Presigner:
         """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
         if method == "GET" and params is None and lifetime is None:
-            find, named = self._by_alias, self._targets.named
+            find, named = self._table.by_alias, self._targets.named
             return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
         objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
         return objects, [None] * len(wanted)
