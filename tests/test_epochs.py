@@ -544,6 +544,25 @@ def test_a_blackhole_costs_one_patience(fake: FakeMemcached, fleet: Fleet) -> No
 # Bad input, and a fork.
 
 
+def test_telling_ends_with_its_presigner(fake: FakeMemcached, fleet: Fleet) -> None:
+    """M2, R7: what could not be told while it was being closed is not told for ever."""
+    presigner = fleet.member(fake.url, fleet.static())
+    presigner.url(CAT)
+    fake.hold()
+
+    async def handler() -> None:
+        presigner.invalidate(CAT)
+
+    asyncio.run(handler())
+    eventually(lambda: fake.held)
+    closing = threading.Thread(target=presigner.close)
+    closing.start()
+    eventually(lambda: not presigner._runner._sharing._publishers._threads)  # type: ignore[union-attr]
+    fake.refuse()
+    closing.join()
+    eventually(lambda: "presign-shared-retry" not in [thread.name for thread in threading.enumerate()])
+
+
 def test_an_unknown_origin_is_named(presigner: Presigner) -> None:
     """L1 of errors: what was given and what there is."""
     with pytest.raises(ConfigurationError, match=r"'archive'.*known are media"):
