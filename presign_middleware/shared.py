@@ -12,6 +12,7 @@ The shared cache can only help. When it fails nothing is raised: objects are mis
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from time import monotonic as instant
 from typing import Protocol
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
@@ -38,6 +39,9 @@ _FORM = re.compile(
 
 #: Times that the board is read and written until it stands: others may be writing it too.
 _MOST_EXCHANGES = 20
+
+#: Seconds that this may take. Nobody waits for it but who has raised an epoch.
+_WRITE_WITHIN = 1.0
 
 #: What stands for the token of a key that ends and has none, as some of ``credential_process`` do.
 _TOKENLESS = "-"
@@ -151,7 +155,7 @@ class Shared:
         Every server has a board. Nearly always one read is all, since none is behind. Return
         whether any server has answered, and all that have answered know what is known here.
         """
-        key, puts = self._board, dict[str, Put]()
+        key, puts, written_by = self._board, dict[str, Put](), max(deadline, instant() + _WRITE_WITHIN)
         for _ in range(_MOST_EXCHANGES):
             wall, monotonic, before = self._clock.time(), self._clock.monotonic(), self._epochs.version
             found = self._servers.everywhere(key, puts, deadline)
@@ -164,6 +168,7 @@ class Shared:
                     self._epochs.rely(monotonic, was_read=True)
                 return bool(found)
             puts = {name: (self._sealed(key, board), found[name]) for name, board in behind.items()}
+            deadline = written_by  # a server is not to be blamed for the time that all this has taken
         return False
 
     def _outdated(

@@ -563,6 +563,26 @@ def test_telling_ends_with_its_presigner(fake: FakeMemcached, fleet: Fleet) -> N
     eventually(lambda: "presign-shared-retry" not in [thread.name for thread in threading.enumerate()])
 
 
+def test_a_board_that_took_its_time(
+    fake: FakeMemcached, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M1, M9: it is written back when nobody waits any more, and no server is blamed for that."""
+    presigner = fleet.member(fake.url, fleet.static())
+    presigner.invalidate(CAT)
+    known, deadline = dict(fake.boards), time.monotonic() + 0.1
+    fake.boards = dict.fromkeys(known, EMPTY_BOARD)
+
+    def slowly(self: Epochs, *args: Any) -> dict[str, bytes]:
+        eventually(lambda: time.monotonic() > deadline)
+        return exchange(self, *args)
+
+    exchange = Epochs.exchange
+    monkeypatch.setattr(Epochs, "exchange", slowly)
+    assert presigner._runner._sharing._shared.catch_up(deadline)  # type: ignore[union-attr]
+    assert fake.boards == known
+    assert presigner.stats()["shared_errors"] == 0
+
+
 def test_an_unknown_origin_is_named(presigner: Presigner) -> None:
     """L1 of errors: what was given and what there is."""
     with pytest.raises(ConfigurationError, match=r"'archive'.*known are media"):
