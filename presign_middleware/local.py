@@ -198,6 +198,7 @@ class Table:
     def _forget_alias(self, entry: Entry) -> None:
         if entry.alias is not None:
             self._aliases.pop(entry.alias, None)
+            entry.alias = None  # a request may still hold it
 
 
 class Patience:

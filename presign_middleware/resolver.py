@@ -394,7 +394,8 @@ class Resolver:
         a websocket or a job has no response after which it could be renewed. It gets a new
         one, unless it has had one lately that was no better.
         """
-        if self._epochs.any and entry.date < self._epochs.of(entry.object):
+        # One with an alias was looked at since an epoch was raised, see `forget`: a page is all such.
+        if self._epochs.any and entry.alias is None and entry.date < self._epochs.of(entry.object):
             return False
         if entry.is_fresh(wall, monotonic):
             return True

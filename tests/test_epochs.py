@@ -142,6 +142,18 @@ def test_an_open_scope_forgets(presigner: Presigner) -> None:
         assert presigner.url(CAT) == after
 
 
+def test_an_open_scope_forgets_what_was_replaced(presigner: Presigner, fleet: Fleet) -> None:
+    """M6: also a URL that only this request still holds, since the process has had a newer one."""
+    before = presigner.url(CAT)
+    fleet.clock.advance(dated(before) + 2940 - fleet.clock.time())
+    with presigner.scope():
+        assert presigner.url(CAT) == before  # AGEING
+        newer = presigner.refresh(CAT)
+        assert presigner.url(CAT) == before  # the same one all through a request
+        presigner.invalidate(CAT)
+        assert dated(presigner.url(CAT)) > newer.created_at
+
+
 def test_fresh_until_the_window_ends(fleet: Fleet) -> None:
     """P2, P3: once a new window has begun, one who holds the epoch's URL and one who does not agree again."""
     one, another = (fleet.member(None, fleet.static()) for _ in range(2))
