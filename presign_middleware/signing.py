@@ -88,18 +88,6 @@ class _Recipe(ABC):
         """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
         return None
 
-    def _entry(
-        self,
-        obj: S3Object,
-        url: str,
-        date: int,
-        credential: Credential,
-        offset: float,
-        phase: int | None = None,
-    ) -> Entry:
-        service = Service.of(self._rotation.life(date, credential, phase), date, self._skew)
-        return Entry(obj, url, date, credential, service, offset)
-
 
 class _PlanRecipe(_Recipe):
     """Signs by a plan, with one credential, one lifetime and one set of parameter values."""
@@ -155,6 +143,12 @@ class _PlanRecipe(_Recipe):
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         return signer.sign(path, date)
 
+    def _entry(
+        self, obj: S3Object, url: str, date: int, credential: Credential, offset: float, phase: int
+    ) -> Entry:
+        service = Service.of(self._rotation.life(date, credential, phase), date, self._skew)
+        return Entry(obj, url, date, credential, service, offset)
+
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
         if composer is None:
@@ -186,7 +180,7 @@ class _BotoRecipe(_Recipe):
         self._boto = boto
 
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
-        """Return what boto3 makes of *obj*, whatever the *epoch*: it is past, or will be in seconds."""
+        """Return what boto3 makes of *obj*, and take it for as late as *epoch*: it was signed after that."""
         try:
             url = self._boto.url(obj, {})
         except SigningError as error:
@@ -194,7 +188,10 @@ class _BotoRecipe(_Recipe):
         self._counts.signed += 1
         self._counts.signed_by_boto3 += 1
         self._counts.short_lived += self.is_short
-        return _alive(self._entry(obj, url, _date(url), self.snapshot.credential, offset), wall)
+        date, credential = _date(url), self.snapshot.credential
+        since = max(floor(date + self._skew), epoch)  # by S3's clock, as epochs are
+        service = Service.of(self._rotation.life(date, credential), since, self._skew)
+        return _alive(Entry(obj, url, since, credential, service, offset), wall)
 
     def latest(self, phase: int, now: float) -> int:
         """Return this second."""

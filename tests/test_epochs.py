@@ -19,6 +19,7 @@ from presign_middleware import ConfigurationError, NotCovered, Origin, Policy, P
 from presign_middleware.epochs import Epochs
 from presign_middleware.metrics import Counts
 from presign_middleware.objects import S3Object
+from presign_middleware.signing import OriginSigning
 from presign_middleware.testing import Clock, Memcached
 
 CAT, DOG = "s3://media/cat.jpg", "s3://media/dog.jpg"
@@ -170,6 +171,22 @@ def test_fresh_until_the_window_ends(fleet: Fleet) -> None:
     one.refresh(CAT)
     assert dated(one.url(CAT)) == window + 2940
     assert one.url(CAT) == fleet.member(None, fleet.static()).url(CAT)
+
+
+@pytest.mark.parametrize("skew", [0, 600, -600])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_shape_of_boto3(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, skew: int, count: int) -> None:
+    """P2, P8, M6: what boto3 signs, by this host's clock, is signed anew once and then held."""
+    monkeypatch.setattr(OriginSigning, "_learn", lambda self, shape: None)
+    with Fleet(Clock(time.time())) as fleet:
+        presigner = fleet.member(None, fleet.static(), policy={"skew": skew})
+        presigner.url(CAT, "HEAD")
+        fleet.clock.advance(1)
+        for _ in range(count):
+            presigner.invalidate(CAT)
+        found = [presigner.resolve(CAT, "HEAD") for _ in range(10)]
+        assert presigner.stats()["signed_by_boto3"] == 2
+        assert {(each.url, each.expires_at) for each in found} == {(found[0].url, dated(found[0].url) + 3600)}
 
 
 def test_an_epoch_that_is_past_its_window_changes_nothing(presigner: Presigner, fleet: Fleet) -> None:
