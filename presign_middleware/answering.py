@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
+from .credentials import fingerprint
 from .errors import ConfigurationError, NotCovered, SigningError
 from .local import Entry
 from .metrics import Counts
@@ -59,7 +60,7 @@ class Answer(NamedTuple):
 
     answering: "Answering"
     call: Call
-    access_key: str
+    keys: bytes  #: the client's, as `fingerprint` has them
     object: S3Object  #: without its form until it is proven
     params: Parameters  #: of the call
     kind: _Kind
@@ -115,17 +116,17 @@ class Answering:
             return None
         kind = _Kind(obj.origin, method, tuple([name for name, _ in params]), upgrade)
         form = self._forms.get(call.client, {}).get(kind)
-        access_key = _access_key(call.client)
+        _, keys = _keys(call.client)
         if (
             form == ""
-            or access_key is None
+            or keys is None
             or call.HttpMethod not in (None, method)
-            or self._signing.knows(obj, access_key) is False
+            or self._signing.knows(obj, keys) is False
             or monotonic() < self._rests.get(kind, 0)
         ):
             self._counts.left_to_boto3 += 1
             return None
-        return Answer(self, call, access_key, obj._replace(form=form or ""), params, kind)
+        return Answer(self, call, keys, obj._replace(form=form or ""), params, kind)
 
     def prove(self, answer: Answer, theirs: str) -> str:
         """Return the base URL that *theirs* has in common with URLs from here; "": it cannot be replaced."""
@@ -136,7 +137,8 @@ class Answering:
         form = ""
         if access_key and asked == list(answer.params):
             form = self._form(answer.object, bare, region)
-        if form and self._signing.knows(answer.object, access_key) is False:
+        held, keys = _keys(answer.call.client)
+        if form and (held != access_key or keys is None or self._signing.knows(answer.object, keys) is False):
             self._counts.left_to_boto3 += 1
             return ""  # the client has renewed its keys just now: that says nothing of the next call
         forms = self._forms.setdefault(answer.call.client, {})
@@ -176,7 +178,7 @@ class Answering:
         if entry is None:
             self._leave(answer, _SHORT_REST)
             return None
-        if not self._signing.knows(answer.object, answer.access_key):
+        if not self._signing.knows(answer.object, answer.keys):
             self._leave(answer, 0)  # the origin has got its first keys just now, and they are others
             return None
         self._counts.caught += 1
@@ -188,12 +190,17 @@ class Answering:
         self._rests[answer.kind] = monotonic() + seconds
 
 
-def _access_key(client: Any) -> str | None:
-    """Return the access key id that *client* signs with; None: nobody knows."""
+def _keys(client: Any) -> tuple[str, bytes | None]:
+    """
+    Return the access key id that *client* signs with, and the fingerprint of its keys; None: nobody knows.
+
+    Of its keys, since an access key id is no secret: every link shows it.
+    """
     # Their attributes, and not their properties, which may fetch others: I/O.
     held = getattr(getattr(client._request_signer, "_credentials", None), "__dict__", {})
-    access_key: str | None = held.get("_access_key") or held.get("access_key")
-    return access_key
+    access_key = held.get("_access_key") or held.get("access_key")
+    secret_key = held.get("_secret_key") or held.get("secret_key")
+    return access_key or "", fingerprint(access_key, secret_key) if access_key and secret_key else None
 
 
 def _signer(query: dict[str, str], answer: Answer) -> tuple[str, str]:

@@ -8,6 +8,7 @@ A source is asked again in the background when a third of its credentials' life 
 what is at hand is used meanwhile. Nobody waits before no URL can be signed with it.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -28,7 +29,7 @@ from .policy import FOREVER, Credential
 from .redaction import hushed
 from .resolver import Clock
 
-__all__ = ["Snapshot", "Source", "SourceError", "Sources", "boto_session", "effective"]
+__all__ = ["Snapshot", "Source", "SourceError", "Sources", "boto_session", "effective", "fingerprint"]
 
 logger = logging.getLogger("presign_middleware.credentials")
 
@@ -45,7 +46,7 @@ _MOST_READS = 1_000
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
 
-#: Access key ids that a source remembers: sessions are renewed long before they end, so few are in use.
+#: Pairs of keys that a source remembers: sessions are renewed long before they end, so few are in use.
 _MOST_KNOWN = 16
 
 #: Seconds for STS to take a connection and to answer, and how often it is tried: within `PATIENCE` in all.
@@ -89,6 +90,11 @@ class Keys(NamedTuple):
         return f"<Keys {self.access_key} until {self.end}>"
 
 
+def fingerprint(access_key: str, secret_key: str) -> bytes:
+    """Return what tells a pair of keys from all others, and the secret to nobody."""
+    return hashlib.sha256(f"{access_key} {secret_key}".encode("utf-8", "surrogatepass")).digest()
+
+
 class Source:
     """
     Where keys come from. One thread at a time asks; whoever has none that work waits for it.
@@ -124,16 +130,16 @@ class Source:
         self._asks = 0
         self._failure: SourceError | None = None  # of the last ask
         self._told_short = ""  # the access key of whom it was told
-        self._known: deque[str] = deque(maxlen=_MOST_KNOWN)
+        self._known: deque[bytes] = deque(maxlen=_MOST_KNOWN)  # fingerprints
 
     @property
     def held(self) -> Snapshot | None:
         """The credentials at hand, whether or not they work."""
         return self._snapshot
 
-    def knows(self, access_key: str) -> bool | None:
-        """Return whether this source gave *access_key*, now or lately; None: it was not asked yet."""
-        return access_key in self._known if self._known else None
+    def knows(self, keys: bytes) -> bool | None:
+        """Return whether this source gave *keys*, a `fingerprint`, now or lately; None: it was not asked."""
+        return keys in self._known if self._known else None
 
     @property
     def now(self) -> float:
@@ -257,8 +263,9 @@ class Source:
         # The snapshot first: others read these without a lock, and those that have ended must not look
         # as if they were not due. Telling comes last, since a logging handler may take its time.
         self._snapshot = fresh
-        if fresh.credential.access_key not in self._known:
-            self._known.append(fresh.credential.access_key)
+        known = fingerprint(fresh.credential.access_key, fresh.secret_key)
+        if known not in self._known:
+            self._known.append(known)
         # What is kept ends by the clock of when it was given: one that was set back revives nothing.
         self._offset = min(offset, self._offset) if has_failed else offset
         self._due, self._soonest = due, soonest

@@ -479,9 +479,9 @@ class Signing:
         entry = None if recipe is None else recipe.adopted(obj, signature, offset)
         return None if entry is None or entry.is_spent(wall, monotonic) else entry
 
-    def knows(self, obj: S3Object, access_key: str) -> bool | None:
-        """Return whether *access_key* signs *obj*, or has lately; None: its source was not asked yet."""
-        return self._origins[obj.origin].source.knows(access_key)
+    def knows(self, obj: S3Object, keys: bytes) -> bool | None:
+        """Return whether *keys*, a `fingerprint`, sign *obj*, or have lately; None: nobody has asked yet."""
+        return self._origins[obj.origin].source.knows(keys)
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""

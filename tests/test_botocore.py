@@ -27,6 +27,7 @@ from botocore.config import Config
 from sources import DEADLINE, Chain, held, settle, source_of
 
 from presign_middleware import Origin, Policy, Presigner, intercept
+from presign_middleware.credentials import fingerprint
 from presign_middleware.interception import Interception
 from presign_middleware.testing import Clock, Memcached, SeaweedFS
 
@@ -329,6 +330,17 @@ def test_a_client_with_other_keys_gets_its_own_links(
     assert stats["resolved"] == 1  # the first call had the origin's keys fetched
 
 
+def test_whoever_knows_an_access_key_id_has_no_keys_yet(boto3s_clock: Botocore, presigner: Presigner) -> None:
+    """C6: every link shows the id; a client with another secret gets what boto3 makes of that, void links."""
+    presigner.url("s3://acme-media/public/cat.jpg")
+    client = s3(boto3.Session("AKIABOTOCORE00000001", "a-guess", region_name=REGION), SIGV4)
+    before = by_boto3(client)
+    for _ in range(2):
+        with presigner.scope():
+            assert before == link(client)
+    assert presigner.stats()["left_to_boto3"] == 2
+
+
 def test_a_client_that_renews_its_keys_in_the_very_call_gets_its_own_link(clock: Clock) -> None:
     """C6: boto3's URL tells who has signed it, and that counts; the next call is judged anew."""
     chain, other = Chain(clock), Chain(clock)
@@ -338,10 +350,12 @@ def test_a_client_that_renews_its_keys_in_the_very_call_gets_its_own_link(clock:
     credentials: Any = other.credentials
     other.keys.append({})  # what it fetches is not the origin's first session but another
     credentials._access_key = chain.keys[0]["AccessKeyId"]
+    credentials._secret_key = chain.keys[0]["SecretAccessKey"]
     with presigner.scope():
         assert query(link(client))["X-Amz-Credential"].startswith("ASIATEST00000002/")
     assert presigner.stats()["left_to_boto3"] == 1
     credentials._access_key = chain.keys[0]["AccessKeyId"]
+    credentials._secret_key = chain.keys[0]["SecretAccessKey"]
     credentials._frozen_credentials = chain.credentials.get_frozen_credentials()
     with presigner.scope():
         link(client)
@@ -392,7 +406,8 @@ def test_the_keys_that_are_remembered_are_bounded(clock: Clock) -> None:
         settle(presigner)
         clock.advance(3000)
     source = source_of(presigner)
-    assert [source.knows(keys["AccessKeyId"]) for keys in chain.keys] == [False] + [True] * 16
+    known = [source.knows(fingerprint(k["AccessKeyId"], k["SecretAccessKey"])) for k in chain.keys]
+    assert known == [False] + [True] * 16
 
 
 def test_looking_at_a_clients_keys_has_none_fetched(clock: Clock) -> None:
