@@ -106,6 +106,31 @@ def test_another_tools_wrapper_stays_and_sees_the_call(is_ours_first: bool) -> N
     assert method(client).__wrapped__ is BARE
 
 
+@pytest.mark.parametrize("at", ["the class", "the event"])
+def test_a_method_that_is_not_botocores_own_is_left_alone(at: str) -> None:
+    """C4, C6: it may refuse what boto3 would sign, and is asked each time."""
+
+    def refusing(client: Any, operation: str, **call: Any) -> Any:
+        if call["Params"]["Key"] != "cat.jpg":
+            raise PermissionError
+        return BARE(client, operation, **call)
+
+    session = boto3.Session("AKIABOTOCORE00000002", "a-secret-of-test-botocore-hooks", None, "eu-west-1")
+    if at == "the event":
+        session.events.register_last(
+            "creating-client-class",
+            lambda class_attributes, **_: class_attributes.update(generate_presigned_url=refusing),
+        )
+    client = session.client("s3")
+    type(client).generate_presigned_url = refusing
+    with intercept("botocore"):
+        client = client if at == "the class" else session.client("s3")
+        assert not is_answered(client)
+        with PRESIGNER.scope(), pytest.raises(PermissionError):
+            client.generate_presigned_url("get_object", Params={"Bucket": "acme-media", "Key": "secret"})
+    assert method(client) is refusing
+
+
 def test_a_hook_that_someone_else_keeps_does_nothing_any_more() -> None:
     """C4: a tool that has put a plain function around ours makes it irremovable, and it is inert."""
     client = KEYS.client("s3")

@@ -9,17 +9,20 @@ What can go wrong:
 
 * Handlers of a client's events do not hear of a call that is answered from here. One that
   rewrites the keys or the credentials of some calls and not of others is not noticed.
+* A client whose method is not botocore's own, but a plain function that someone put in its place
+  before, is left alone.
 * Who calls ``botocore.signers.generate_presigned_url`` itself, or a `RequestSigner`, is
   answered by botocore.
 """
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from ..answering import Answer, Call
 from .catching import deciding
-from .hooking import Hooks
+from .hooking import Hooks, innermost
 
 __all__ = ["AiobotocoreHooks", "BotocoreHooks", "keeping"]
 
@@ -35,6 +38,7 @@ class BotocoreHooks:
 
     def __init__(self, library: ModuleType) -> None:  # its module "client"
         self._hooks = Hooks()
+        self._native = import_module(f"{library.__package__}.signers").generate_presigned_url
         self._hooks.place(getattr(library, self._creator), "_create_client_class", self._creating)
         for kind in getattr(library, self._base).__subclasses__():
             self._meet(kind)
@@ -44,8 +48,10 @@ class BotocoreHooks:
         self._hooks.remove()
 
     def _meet(self, kind: Any) -> None:
-        if kind.__name__ == "S3" and "generate_presigned_url" in vars(kind):
-            self._hooks.place(kind, "generate_presigned_url", self._presigning)
+        # Someone else's own function may refuse what boto3 would sign: it is to hear of each call.
+        name = "generate_presigned_url"
+        if kind.__name__ == "S3" and name in vars(kind) and innermost(kind, name)[1] is self._native:
+            self._hooks.place(kind, name, self._presigning)
 
     def _creating(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _create_client_class(*args: Any, **kwargs: Any) -> Any:

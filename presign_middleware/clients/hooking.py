@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import wrapt
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "innermost"]
 
 _PROXIES = (wrapt.ObjectProxy, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
 
@@ -43,7 +43,7 @@ class Hooks:
             if not self.active or owner in owners:
                 return
             owners.add(owner)
-            outer, original = _innermost(owner, name)
+            outer, original = innermost(owner, name)
             ours = update_wrapper(make(original), original)
             self._ours.add(ours)
             _put(owner, name, outer, ours)
@@ -54,13 +54,13 @@ class Hooks:
             self.active = False
             for name, owners in self._owners.items():
                 for owner in owners:
-                    outer, inner = _innermost(owner, name)
+                    outer, inner = innermost(owner, name)
                     if any(inner is one for one in self._ours):
                         _put(owner, name, outer, inner.__wrapped__)
             self._owners.clear()
 
 
-def _innermost(owner: Any, name: str) -> tuple[Any, Any]:
+def innermost(owner: Any, name: str) -> tuple[Any, Any]:
     """Return the last wrapt proxy of the chain, or None, and the callable it holds."""
     outer, inner = None, vars(owner)[name]
     while isinstance(inner, _PROXIES):
