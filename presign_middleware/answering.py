@@ -108,7 +108,7 @@ class Answering:
         """Return how *call* may be answered; None: boto3 does. *upgrade*: to SigV4, if nobody chose SigV2."""
         try:
             method = _METHODS[call.ClientMethod]
-            rest = dict(call.Params)
+            rest = dict(call.Params) if isinstance(call.Params, dict) else {}  # boto3 takes nothing else
             bucket, key = rest.pop("Bucket"), rest.pop("Key")
             params = wire_parameters(rest)
             obj = self._targets.linked(bucket, key, method, params, call.ExpiresIn)

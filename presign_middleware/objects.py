@@ -9,8 +9,8 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from datetime import UTC
+from email.utils import format_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -160,7 +160,7 @@ def wire_parameters(params: Mapping[str, Any]) -> Parameters:
         try:
             text = _TEXTS.get(name, _text)(value)
             text.encode()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last two of botocore's dates
             wanted = {"PartNumber": "a whole number", "ResponseExpires": "a datetime"}.get(name, "text")
             given = type(value).__name__
             raise ConfigurationError(f"params[{name!r}] must be {wanted}, got another {given}") from None
@@ -182,16 +182,9 @@ def _whole_number(value: Any) -> str:
 
 def _http_date(value: Any) -> str:
     """Return *value* as boto3 writes an instant: a datetime, Unix seconds, or the text of either."""
-    if isinstance(value, str):
-        try:
-            value = parsedate_to_datetime(value)
-        except ValueError:
-            value = float(value) if value.replace(".", "", 1).isdecimal() else datetime.fromisoformat(value)
-    if isinstance(value, (int, float)):
-        value = datetime.fromtimestamp(value, UTC)
-    # boto3 takes a time without a zone for UTC.
-    aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    return format_datetime(aware, usegmt=True)
+    from botocore.utils import parse_to_aware_datetime  # its own reading: texts have many
+
+    return format_datetime(parse_to_aware_datetime(value).astimezone(UTC), usegmt=True)
 
 
 _TEXTS = {"PartNumber": _whole_number, "ResponseExpires": _http_date}

@@ -14,7 +14,9 @@ import time
 import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from datetime import date as date_of_day
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -292,6 +294,34 @@ def test_other_lifetimes_are_boto3s(boto3s_clock: Botocore, presigner: Presigner
                 answers.append(repr(error))
     assert answers[0] == answers[1]
     assert presigner.stats() == Presigner(media()).stats()
+
+
+CAT: Final = {"Bucket": "acme-media", "Key": "public/cat.jpg"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        MappingProxyType(CAT),
+        list(CAT.items()),
+        {**CAT, "ResponseExpires": None},
+        {**CAT, "ResponseExpires": date_of_day(2026, 1, 1)},
+        {**CAT, "ResponseExpires": "2026-W01-1"},
+        {**CAT, "ResponseExpires": 1e20},
+    ],
+    ids=str,
+)
+def test_params_that_boto3_refuses_are_boto3s_to_refuse(presigner: Presigner, params: Any) -> None:
+    """C6: what boto3 does not take is not answered, and the exception is its own."""
+    client, refused = s3(config=SIGV4), []
+    with presigner.scope():
+        link(client, ResponseExpires=0)  # this kind is proven
+        link(client)
+    for scope in (presigner.scope(), presigner.paused()):
+        with scope, pytest.raises(Exception) as error:  # noqa: PT011  # botocore's, and of many kinds
+            client.generate_presigned_url("get_object", Params=params)
+        refused.append(repr(error.value))
+    assert refused[0] == refused[1]
 
 
 def test_the_end_of_a_session_can_come_sooner(clock: Clock) -> None:

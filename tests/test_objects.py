@@ -294,7 +294,10 @@ def test_params_that_cannot_be_part_of_a_url(presigner: Presigner, name: str) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("VersionId", None), ("VersionId", 5), ("PartNumber", "abc"), ("ResponseContentType", b"x")],
+    [
+        *(("VersionId", None), ("VersionId", 5), ("PartNumber", "abc"), ("ResponseContentType", b"x")),
+        *(("ResponseExpires", None), ("ResponseExpires", "2026-W01-1"), ("ResponseExpires", 1e20)),
+    ],
 )
 def test_values_that_boto3_refuses(presigner: Presigner, name: str, value: Any) -> None:
     """S1, S4: a value that boto3 would refuse is refused, rather than signed as its Python text."""

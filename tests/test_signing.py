@@ -262,6 +262,7 @@ def test_the_query_of_a_target_is_signed_as_boto3_would(order: str) -> None:
             "Wed, 02 Jan 2030 03:04:05 GMT",
             "2030-01-02T03:04:05Z",
             "2030-01-02T03:04:05+05:30",
+            "Jan 2 2030 3:04 PM",
             1_893_553_445,
         ),
     ],
