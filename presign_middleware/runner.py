@@ -191,6 +191,8 @@ class Runner:
         effects: Effects,
     ) -> list[Entry]:
         """Return *entries*, and in their gaps what is waited for. Raises the first SigningError."""
+        if scope is not None:
+            scope.regain(self._patience, self._clock.monotonic())
         order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope)
         if self._resolver.is_behind():
             await self._catch_up(effects, order.patience)

@@ -20,6 +20,12 @@ __all__ = ["Scope", "catching", "current", "paused", "swap"]
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
 
+#: Seconds for which no page is open, but a websocket or a job is.
+_LONG = 10.0
+
+#: Such a scope waits for the shared cache for this part of its time at most.
+_WAITING = 1 / 20
+
 _current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
 _paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
 
@@ -44,6 +50,7 @@ class Scope(Patience):
     # Class attributes, since few scopes ever have anything else of these, and each request opens one.
     _at_rest: dict[S3Object, float] | None = None
     _outer: "Scope | None" = None
+    _patient_from: float | None = None  # monotonic; None: once it has been open for long
     met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
 
     def __init__(
@@ -60,6 +67,13 @@ class Scope(Patience):
     def ended(self) -> bool:
         """Whether the request is over; also before it has begun."""
         return self.met is None
+
+    def regain(self, patience: float, monotonic: float) -> None:
+        """Be as patient as at first if this has been open for long, and has not just been so."""
+        patient_from = self.opened + _LONG if self._patient_from is None else self._patient_from
+        if monotonic >= patient_from:
+            self.left = patience
+            self._patient_from = monotonic + patience / _WAITING
 
     def seen(self, obj: S3Object) -> Entry | None:
         """Return what this request has resolved *obj* to."""

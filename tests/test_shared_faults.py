@@ -260,6 +260,38 @@ def test_the_end_of_patience_is_no_fault(fake: FakeMemcached, fleet: Fleet, is_a
     assert counted(presigner, "shared_errors", "shared_skipped") == (0, 0)
 
 
+@pytest.mark.parametrize(("age", "reads"), [(9.9, 0), (10, 1), (3600, 1)])
+def test_a_websocket_or_a_job_becomes_patient_again(
+    fake: FakeMemcached, fleet: Fleet, age: float, reads: int
+) -> None:
+    """M1: a page has one patience; a scope that was open for longer than any page has it anew."""
+    presigner = fleet.member(fake.url, fleet.static(), patience=PATIENCE)
+    presigner.url("s3://media/connected")
+    with presigner.scope() as scope:
+        fleet.clock.advance(age)
+        presigner.warm(["s3://media/warm"])  # what is held is as old, and the epochs have been read
+        before = len(asked(fake))
+        scope.left = 0
+        presigner.url("s3://media/a")
+        assert asked(fake)[before:].count("gets") == reads
+
+
+def test_it_waits_for_a_twentieth_of_its_time_at_most(fake: FakeMemcached, fleet: Fleet) -> None:
+    """M1: a job that lasts has its patience anew when twenty times as long has passed."""
+    presigner = fleet.member(fake.url, fleet.static(), patience=PATIENCE)
+    presigner.url("s3://media/connected")
+    patient_at = []
+    with presigner.scope() as scope:
+        fleet.clock.advance(60)
+        for number in range(40):
+            presigner.url(f"s3://media/{number}")
+            if scope.left > 0:
+                patient_at.append(number)
+            scope.left = 0
+            fleet.clock.advance(PATIENCE * 1.25)
+    assert patient_at == [0, 16, 32]
+
+
 # The breaker.
 
 
