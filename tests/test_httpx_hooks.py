@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+from unittest import mock
 
 import pytest
 from clients import Httpx, as_found, changed
@@ -288,6 +289,28 @@ def test_a_patch_made_before_ours_works_on(way: Way, door: Door) -> None:
     assert way.fetch(door.cat).status_code == 403
     assert len(seen) == 2
     undo()
+
+
+def test_a_transport_that_was_patched_for_a_while_is_signed_for_before_and_after(
+    way: Way, door: Door
+) -> None:
+    """C4, O5: what a test double takes off again, with the hook in it, leaves another, and can be undone."""
+    seen: list[str] = []
+
+    def respond(request: Any) -> Any:
+        seen.append(str(request.url))
+        return way.library.Response(200)
+
+    before, transport = seams(way.library), way.library.MockTransport(respond)
+    name = transport_seam(way)[1]
+    with intercept(way.library.__name__):
+        for _ in range(2):
+            real = getattr(transport, name)
+            with mock.patch.object(transport, name, lambda request, real=real: real(request)):
+                way.fetch(door.cat, transport=transport)
+            way.fetch(door.cat, transport=transport)
+    assert [SIGNATURE in url for url in seen] == [True] * 4
+    assert_same(before, seams(way.library))
 
 
 # --- D7: outside any scope ----------------------------------------------------------------------------------

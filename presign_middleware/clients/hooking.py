@@ -53,7 +53,7 @@ class Hooks:
         with self._lock:
             self.active = False
             for name, owners in self._owners.items():
-                for owner in owners:
+                for owner in [owner for owner in owners if name in vars(owner)]:  # else it was taken off
                     outer, inner = innermost(owner, name)
                     if any(inner is one for one in self._ours):
                         _put(owner, name, outer, inner.__wrapped__)

@@ -246,8 +246,9 @@ class HttpxHooks:
             ("handle_async_request", self._asending_one),
         ):
             if name in getattr(transport, "__dict__", ()):
-                self._hooks.place(transport, name, make)  # someone has wrapped this one object's method
-            elif not isinstance(transport, hooked):
+                # Someone has wrapped this one object's method, perhaps for a while: its class is hooked too.
+                self._hooks.place(transport, name, make)
+            if not isinstance(transport, hooked):
                 owner = next((c for c in type(transport).__mro__ if name in vars(c)), None)
                 if owner is not None and owner not in bases:
                     self._hooks.place(owner, name, make)
