@@ -15,7 +15,7 @@ from typing import Any
 from .local import Entry, Patience
 from .objects import S3Object
 
-__all__ = ["Scope", "catching", "current", "paused", "swap"]
+__all__ = ["Scope", "Setting", "catching", "current", "paused", "setting", "swap"]
 
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
@@ -140,10 +140,20 @@ class Scope(Patience):
         self.end()
 
 
-def swap(scope: Scope | None) -> Scope | None:
-    """Make *scope* that of what runs here from now on, and return the one there was."""
-    before = _current.get()
-    _current.set(scope)
+#: What holds for whatever runs in some place: the scope, and whether it is paused.
+Setting = tuple[Scope | None, bool]
+
+
+def setting() -> Setting:
+    """Return what holds here."""
+    return _current.get(), _paused.get()
+
+
+def swap(new: Setting) -> Setting:
+    """Have *new* hold for what runs here from now on, and return what did."""
+    before = setting()
+    _current.set(new[0])
+    _paused.set(new[1])
     return before
 
 
@@ -158,7 +168,8 @@ def paused() -> Iterator[None]:
     Catch nothing inside, nor in tasks and threads that carry its context.
 
     ``asyncio.to_thread`` and frameworks' thread pools carry it; a bare ``threading.Thread``
-    does not before Python 3.14: enter ``paused()`` in its target.
+    does not before Python 3.14: enter ``paused()`` in its target. In a sync generator each part
+    of which is taken in a thread, as Starlette and FastAPI do, it ends at the next ``yield``.
     """
     before = _paused.get()
     _paused.set(True)

@@ -4,8 +4,9 @@ The middleware for WSGI: Flask, Django's ``wsgi.py``, any.
 The rules of one request:
 
 * Its scope is that of the application's code alone: of the call, of each step of the body,
-  of its ``close()``. Between them the server's own scope is back, so a body that is iterated
-  or closed in another thread, or never, changes nothing for whoever comes next in this one.
+  of its ``close()``; and so is a `paused` that they are in. Between them the server's own scope
+  is back, so a body that is iterated or closed in another thread, or never, changes nothing
+  for whoever comes next in this one.
 * It ends when the server calls ``close()`` on the body: the server has the last byte then.
   What the request found AGEING is renewed from there on, in a thread that nobody waits for.
 * An application that raises instead of returning a body has no ``close()``, and its server is
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 from .interception import intercept
 from .presigner import Presigner, notice_fork
-from .scope import Scope, current, swap
+from .scope import Setting, current, setting, swap
 
 __all__ = ["PresignMiddleware"]
 
@@ -74,10 +75,10 @@ class _Request:
             staying.go()
         self._presigner = presigner
         self._scope = presigner.scope()
-        outside = current()
+        outside = setting()
         self._scope.__enter__()
         self._inside = swap(outside)
-        self._stayed: tuple[Scope | None, Scope | None] | None = None  # the scope, and the one before it
+        self._stayed: tuple[Setting, Setting] | None = None  # what holds inside, and what did before
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run the application's *work* in the scope that it was left in, whatever context this is."""
@@ -85,7 +86,7 @@ class _Request:
         try:
             return work(*args)
         finally:
-            self._inside = swap(outside)  # may be one of its own: a body can open a scope and yield in it
+            self._inside = swap(outside)  # may be its own: a body can open a scope, or pause, and yield in it
 
     def end(self) -> None:
         """End it, and begin to renew what it has met. A second time does nothing."""
@@ -128,7 +129,7 @@ class _Request:
         if self._stayed is None or _staying.get() is not self:
             return
         inside, outside = self._stayed
-        if current() is inside:  # else whoever has opened one since is still to leave it
+        if current() is inside[0]:  # else whoever has opened one since is still to leave it
             _staying.set(None)
             swap(outside)
 

@@ -40,7 +40,7 @@ from presign_middleware import ConfigurationError, Origin, Policy, Presigner, Si
 from presign_middleware.local import Entry
 from presign_middleware.renewal import Renewals
 from presign_middleware.runner import Runner
-from presign_middleware.scope import Scope, current
+from presign_middleware.scope import Scope, catching, current
 from presign_middleware.testing import Clock
 from presign_middleware.wsgi import PresignMiddleware
 
@@ -378,6 +378,27 @@ def test_a_scope_that_a_body_opens_lasts_over_its_parts(quiet: Presigner) -> Non
     serve(PresignMiddleware(answering(parts), presigner=quiet))
     assert found == [True] * 3
     assert current() is None
+
+
+def test_a_pause_of_a_body_lasts_over_its_parts(quiet: Presigner) -> None:
+    """O6: whichever thread takes the next part, and none of them is paused in between."""
+    found: list[bool] = []
+
+    def parts() -> Iterator[bytes]:
+        with quiet.paused():
+            for _ in range(3):
+                found.append(catching())
+                yield b""
+        found.append(catching())
+
+    body = iter(PresignMiddleware(answering(parts), presigner=quiet)(environ_of(), start))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for pool in (one, other, one):
+            pool.submit(next, body).result()
+            assert pool.submit(catching).result()
+        other.submit(list, body).result()
+        assert other.submit(catching).result()
+    assert found == [False] * 3 + [True]
 
 
 def test_requests_in_threads_do_not_mix(presigner: Presigner, door: Door) -> None:
