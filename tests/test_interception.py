@@ -3,6 +3,8 @@
 """
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from clients import Httpx, as_found
 from ways import LIBRARIES, Door, Way, opened, presigner_for
 
 from presign_middleware import ConfigurationError, intercept
+from presign_middleware.clients.hooking import Hooks
 from presign_middleware.testing import Clock
 
 
@@ -246,3 +249,35 @@ def test_many_can_install_and_remove_at_once(way: Way, door: Door) -> None:
             thread.join()
         assert way.fetch(door.cat).status_code == 200
     assert way.fetch(door.cat).status_code == 403
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # since 3.12: a process with threads forks
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    """M5, C4: one that was placing a hook just then, and is not in the child."""
+    hooks, is_placing, is_forked = Hooks(), threading.Event(), threading.Event()
+
+    def slowly(original: Any) -> Any:
+        is_placing.set()
+        is_forked.wait()
+        return lambda *args: original(*args)
+
+    class Owner:
+        def send(self) -> str:
+            return "bare"
+
+    class Other(Owner):
+        def send(self) -> str:
+            return "bare"
+
+    thread = threading.Thread(target=hooks.place, args=[Owner, "send", slowly])
+    thread.start()
+    is_placing.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(5)  # it is ended then
+        hooks.place(Other, "send", lambda original: lambda other: "hooked")
+        os._exit(Other().send() != "hooked")
+    is_forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

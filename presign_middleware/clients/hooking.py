@@ -5,6 +5,7 @@ Other tools wrap the same methods. Ours sits inside all wrappers that wrapt made
 that they see what the application asked for, and leaves every one of them in place.
 """
 
+import os
 from collections.abc import Callable
 from functools import update_wrapper
 from threading import RLock
@@ -17,6 +18,8 @@ __all__ = ["Hooks", "innermost"]
 
 _PROXIES = (wrapt.ObjectProxy, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
 
+_lock = RLock()  # of all hooks, so that a forked child can have another
+
 
 class Hooks:
     """
@@ -28,7 +31,6 @@ class Hooks:
 
     def __init__(self) -> None:
         self.active = True
-        self._lock = RLock()
         self._owners: dict[str, WeakSet[Any]] = {}  # weak: neither clients nor classes live longer for us
         # Known by identity: a wrapper made with functools.wraps, as Sentry's, has all our attributes.
         # No wrapt proxies: OpenTelemetry's ``unwrap`` takes off whatever proxy is outermost.
@@ -38,7 +40,7 @@ class Hooks:
         """Put ``make(original)`` in the place of the original behind ``owner.name``, once."""
         if type(owner).__hash__ is None:  # it cannot be found again to take the hook off
             return
-        with self._lock:
+        with _lock:
             owners = self._owners.setdefault(name, WeakSet())
             if not self.active or owner in owners:
                 return
@@ -50,7 +52,7 @@ class Hooks:
 
     def remove(self) -> None:
         """Leave everything as it was; where another tool has one of ours in a closure, it stays, inert."""
-        with self._lock:
+        with _lock:
             self.active = False
             for name, owners in self._owners.items():
                 for owner in [owner for owner in owners if name in vars(owner)]:  # else it was taken off
@@ -73,3 +75,12 @@ def _put(owner: Any, name: str, outer: Any, function: Callable[..., Any]) -> Non
         setattr(owner, name, function)
     else:
         outer.__wrapped__ = function
+
+
+def _unlock() -> None:
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)  # a thread that held it is not in the child
