@@ -153,7 +153,7 @@ class Shared:
         Know the epochs that other processes have raised, and let them know those raised here.
 
         Every server has a board. Nearly always one read is all, since none is behind. Return
-        whether any server has answered, and all that have answered know what is known here.
+        whether every server has answered, and knows what is known here.
         """
         key, puts, written_by = self._board, dict[str, Put](), max(deadline, instant() + _WRITE_WITHIN)
         for _ in range(_MOST_EXCHANGES):
@@ -166,7 +166,7 @@ class Shared:
             if not behind:
                 if found:
                     self._epochs.rely(monotonic, was_read=True)
-                return bool(found)
+                return 0 < len(found) == len(self._servers.each())
             puts = {name: (self._sealed(key, board), found[name]) for name, board in behind.items()}
             deadline = written_by  # a server is not to be blamed for the time that all this has taken
         return False

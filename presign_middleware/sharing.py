@@ -41,7 +41,7 @@ class Shares(Protocol):
         """
         Know the epochs that other processes have raised, and let them know those raised here.
 
-        Return whether all that could be asked have answered, and none is behind.
+        Return whether all servers have answered, and none is behind.
         """
 
     def is_down(self) -> bool:

@@ -573,6 +573,18 @@ def test_a_blackhole_costs_one_patience(fake: FakeMemcached, fleet: Fleet) -> No
 # Bad input, and a fork.
 
 
+def test_a_server_that_was_away_is_told(fake: FakeMemcached, fleet: Fleet) -> None:
+    """M2, M9: by whoever took something back, though others know and it serves no traffic."""
+    with FakeMemcached() as other:
+        presigner = fleet.member(f"{fake.url},{other.address}", fleet.static())
+        presigner.url(CAT)
+        other.refuse()
+        presigner.invalidate(CAT)
+        other.obey()
+        eventually(lambda: other.boards == fake.boards != {})
+        presigner.close()
+
+
 def test_telling_ends_with_its_presigner(fake: FakeMemcached, fleet: Fleet) -> None:
     """M2, R7: what could not be told while it was being closed is not told for ever."""
     presigner = fleet.member(fake.url, fleet.static())
