@@ -40,6 +40,9 @@ _CALM = 60
 #: Objects, and origins, that have epochs of their own: 100 KB, and 200 KB.
 _MOST_OBJECTS, _MOST_ORIGINS = 8_000, 10_000
 
+#: Seconds after which no URL works any more: SigV4 allows a week.
+_OUTLIVED = 8 * 86_400
+
 #: Instants too far ahead that are remembered.
 _MOST_MET = 1_000
 
@@ -197,7 +200,7 @@ class Epochs:
                 origin.lift(max(epoch, *origin.objects.values()))
             else:
                 origin.objects[_of_object(obj)] = epoch
-            self._raised()
+            self._raised(wall)
 
     def revoke(self, name: str, wall: float) -> None:
         """Raise the epoch of an origin."""
@@ -205,7 +208,7 @@ class Epochs:
             now, origin = self._now(name, wall), self._origin(name)
             # The window of some object may have begun in this very second.
             origin.lift(_next(max(now, self._board.floor, origin.epoch, *origin.objects.values()), now))
-            self._raised()
+            self._raised(wall)
 
     # The board, as whoever reads and writes it wants it.
 
@@ -292,7 +295,9 @@ class Epochs:
     def _now(self, name: str, wall: float) -> int:
         return floor(wall + self._skews.get(name, 0))
 
-    def _raised(self) -> None:
+    def _raised(self, wall: float) -> None:
+        # What was signed before that has ended by now: its epochs need not be told apart.
+        self._board.floor = max(self._board.floor, floor(wall) - _OUTLIVED)
         self._room -= 1  # for one object, or one origin
         if self._room < 0:
             self._tidy()

@@ -735,3 +735,13 @@ def test_a_board_is_bounded_and_revives_nothing() -> None:
         epochs.revoke(f"o{number}", NOW + 200 + number // 100)
     assert len(board(epochs)) < 500_000
     assert all(epochs.of(of) > epoch for of, epoch in raised.items())
+
+
+def test_what_no_url_can_outlive_is_dropped() -> None:
+    """M9: a board that was full once is not so for ever."""
+    epochs = Epochs({"media": 0.0}, 2, Counts(), is_shared=True)
+    for number in range(7_999):
+        epochs.invalidate(obj(f"{number}"), 0, NOW + number)
+    for number in range(10):
+        epochs.invalidate(obj(f"later/{number}"), 0, NOW + 10 * 86_400)
+    assert len(board(epochs)) < 200

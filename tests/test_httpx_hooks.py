@@ -301,16 +301,16 @@ def test_a_transport_that_was_patched_for_a_while_is_signed_for_before_and_after
         seen.append(str(request.url))
         return way.library.Response(200)
 
-    before, transport = seams(way.library), way.library.MockTransport(respond)
-    name = transport_seam(way)[1]
-    with intercept(way.library.__name__):
-        for _ in range(2):
-            real = getattr(transport, name)
-            with mock.patch.object(transport, name, lambda request, real=real: real(request)):
+    transport, name = way.library.MockTransport(respond), transport_seam(way)[1]
+    with as_found(Httpx(way.library)) as before:
+        with intercept(way.library.__name__):
+            for _ in range(2):
+                real = getattr(transport, name)
+                with mock.patch.object(transport, name, lambda request, real=real: real(request)):
+                    way.fetch(door.cat, transport=transport)
                 way.fetch(door.cat, transport=transport)
-            way.fetch(door.cat, transport=transport)
-    assert [SIGNATURE in url for url in seen] == [True] * 4
-    assert_same(before, seams(way.library))
+        assert [SIGNATURE in url for url in seen] == [True] * 4
+        assert changed(before) == []
 
 
 # --- D7: outside any scope ----------------------------------------------------------------------------------
