@@ -164,7 +164,10 @@ class Httpx(Client):
         )
 
     def seams(self) -> list[tuple[Any, str]]:
-        names = ("handle_request", "handle_async_request", "_transport_for_url", "send", "build_request")
+        names = (
+            *("handle_request", "handle_async_request", "_transport_for_url", "send"),
+            *("build_request", "_build_redirect_request"),
+        )
         library = self.library
         owners = (
             *(library.HTTPTransport, library.AsyncHTTPTransport, library.MockTransport),
