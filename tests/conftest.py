@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from faults import FakeMemcached
 from fleet import Fleet
+from ways import Door, opened
 
 from presign_middleware.testing import Clock, SeaweedFS
 
@@ -71,6 +72,13 @@ def switching_often() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(usual)
+
+
+@pytest.fixture
+def door(s3_clock: Clock) -> Iterator[Door]:
+    """Give a strict S3 that tells what was on the wire."""
+    with opened(Door(clock=s3_clock)) as door:
+        yield door
 
 
 @pytest.fixture(scope="session")

@@ -23,15 +23,8 @@ from ways import SIGNATURE, Door, opened, presigner_for, signed
 
 from presign_middleware import Presigner, intercept
 from presign_middleware.clients.aiohttp import PresignClientMiddleware, opt_out
-from presign_middleware.testing import Clock
 
 Middleware = Callable[[Any, Any], Awaitable[Any]]
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture

@@ -32,11 +32,10 @@ from clients import (
     limit_of,
     tunnel,
 )
-from ways import SIGNATURE, Door, opened, presigner_for, signed
+from ways import SIGNATURE, Door, presigner_for, signed
 
 from presign_middleware import Policy, Presigner, SigningError, intercept
 from presign_middleware.clients import catching
-from presign_middleware.testing import Clock
 
 STRANGER: Final = boto3.Session("AKIAPRESIGNSTRANGER0", "a-secret-of-nobody", region_name="us-east-1")
 SIGNED: Final = re.compile(r"X-Amz-(?:Signature=[0-9a-f]{64}|Credential=)")
@@ -107,12 +106,11 @@ KEYS = {
 }
 
 
-def test_every_key_arrives_as_the_right_object(fetcher: Fetcher, s3_clock: Clock) -> None:
+def test_every_key_arrives_as_the_right_object(fetcher: Fetcher, door: Door) -> None:
     """S1, O3: through the client's own quoting. The strict oracle is asked: the real server folds slashes."""
-    with opened(Door(clock=s3_clock)) as door:
-        for key in KEYS.values():
-            door.put("media", key, key.encode())
-        answers = fetcher.using(presigner_for(door)).fetch_all([f"{door.base}/media/{key}" for key in KEYS])
+    for key in KEYS.values():
+        door.put("media", key, key.encode())
+    answers = fetcher.using(presigner_for(door)).fetch_all([f"{door.base}/media/{key}" for key in KEYS])
     assert [key.encode() for key in KEYS.values()] == [answer.content for answer in answers]
 
 
@@ -185,15 +183,12 @@ def test_a_redirect_from_one_origin_to_another_is_not_signed(fetcher: Fetcher, f
     assert both.stats()["passed_redirect"] == 1
 
 
-def test_a_redirect_to_another_host_carries_no_signature(
-    fetcher: Fetcher, front: Front, s3_clock: Clock
-) -> None:
+def test_a_redirect_to_another_host_carries_no_signature(fetcher: Fetcher, front: Front, door: Door) -> None:
     """C1: a cross-host hop has neither the signed query nor the first hop's Host."""
-    with opened(Door(clock=s3_clock)) as other:
-        front.moved["/front/cat.jpg"] = f"{other.base}/elsewhere"
-        fetcher.fetch(front.cat)
-        assert [(r.path, r.query) for r in other.arrived] == [("/elsewhere", "")]
-        assert other.base == f"http://{other.arrived[0].host}"
+    front.moved["/front/cat.jpg"] = f"{door.base}/elsewhere"
+    fetcher.fetch(front.cat)
+    assert [(r.path, r.query) for r in door.arrived] == [("/elsewhere", "")]
+    assert door.base == f"http://{door.arrived[0].host}"
 
 
 def test_a_redirect_to_a_url_signed_here_arrives(
@@ -403,23 +398,22 @@ def test_of_several_process_wide_presigners_the_one_that_signed_a_url_knows_it(
 # --- S10: proxies -------------------------------------------------------------------------------------------
 
 
-def test_a_forward_proxy_is_told_the_signed_url(fetcher: Fetcher, s3_clock: Clock) -> None:
+def test_a_forward_proxy_is_told_the_signed_url(fetcher: Fetcher, door: Door) -> None:
     """S10: over a proxy a request is signed for the host it asks for; path style and virtual host stay."""
     urls = ["http://media.s3.localhost:9000/cat.jpg", "http://s3.localhost:9000/media/cat.jpg"]
-    with opened(Door(clock=s3_clock)) as door:
-        named = fetcher.using(presigner_for(door, endpoint_url="http://s3.localhost:9000"))
-        answers = dataclasses.replace(named, proxy=door.base).fetch_all(urls)
+    named = fetcher.using(presigner_for(door, endpoint_url="http://s3.localhost:9000"))
+    answers = dataclasses.replace(named, proxy=door.base).fetch_all(urls)
     assert [(b"a cat", url) for url in urls] == [(answer.content, answer.url) for answer in answers]
     assert [request.host for request in door.arrived] == ["media.s3.localhost:9000", "s3.localhost:9000"]
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_a_tunnel_ends_at_the_host_that_is_signed_for(
-    fetcher: Fetcher, s3_clock: Clock, tls: ssl.SSLContext
+    fetcher: Fetcher, door: Door, tls: ssl.SSLContext
 ) -> None:
     """S10: through CONNECT the proxy learns the host alone, and the request inside is signed for it."""
-    with opened(Door(clock=s3_clock)) as door, tunnel(door, tls) as (proxy, connects):
-        named = fetcher.using(presigner_for(door, endpoint_url="https://s3.localhost"))
+    named = fetcher.using(presigner_for(door, endpoint_url="https://s3.localhost"))
+    with tunnel(door, tls) as (proxy, connects):
         answer = dataclasses.replace(named, proxy=proxy).fetch("https://s3.localhost/media/cat.jpg")
     assert answer.content == b"a cat"
     assert [line.split()[:2] for line in connects] == [[b"CONNECT", b"s3.localhost:443"]]
@@ -489,12 +483,12 @@ def test_the_scope_reaches_tasks_and_threads_and_what_outlives_it(unhooked: Fetc
 
 
 def test_outside_a_scope_nothing_is_signed_and_the_call_site_is_told(
-    unhooked: Fetcher, s3_clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    unhooked: Fetcher, door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D7: once for a line of the caller's own code, with both cures and no query; all are counted."""
     monkeypatch.setattr(catching, "_told", set())
-    with opened(Door(clock=s3_clock)) as door, unhooked.hooked():
-        presigner = presigner_for(door)  # of all that are alive, the one that covers this place
+    presigner = presigner_for(door)  # of all that are alive, the one that covers this place
+    with unhooked.hooked():
         unhooked.outside().fetch_all([f"{door.cat}?response-expires=never", door.cat, door.cat])
     (told,) = [r.getMessage() for r in caplog.records if r.name == "presign_middleware.clients"]
     assert signed(door) == [False, False, False]

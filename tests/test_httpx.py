@@ -16,7 +16,6 @@ from ways import (
     Door,
     Passing,
     Way,
-    opened,
     paired_ways,
     prepared,
     presigner_for,
@@ -25,13 +24,6 @@ from ways import (
 from ways import transport_of as transport
 
 from presign_middleware.clients.httpx import PresignTransport
-from presign_middleware.testing import Clock
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture(params=paired_ways())

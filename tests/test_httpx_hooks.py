@@ -22,7 +22,6 @@ from ways import (
     Door,
     Passing,
     Way,
-    opened,
     presigner_for,
     signed,
     transport_of,
@@ -30,13 +29,6 @@ from ways import (
 
 from presign_middleware import Presigner, intercept
 from presign_middleware.clients.httpx import PresignTransport
-from presign_middleware.testing import Clock
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture

@@ -13,17 +13,10 @@ from typing import Any
 
 import pytest
 from clients import Httpx, as_found
-from ways import LIBRARIES, Door, Way, opened, presigner_for
+from ways import LIBRARIES, Door, Way, presigner_for
 
 from presign_middleware import ConfigurationError, intercept
 from presign_middleware.clients.hooking import Hooks
-from presign_middleware.testing import Clock
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture(params=LIBRARIES, ids=[library.__name__ for library in LIBRARIES])

@@ -18,11 +18,10 @@ import pytest
 import requests
 from clients import Requests, as_found, changed
 from requests.adapters import HTTPAdapter
-from ways import SIGNATURE, Door, opened, presigner_for, signed
+from ways import SIGNATURE, Door, presigner_for, signed
 
 from presign_middleware import ConfigurationError, Presigner, intercept
 from presign_middleware.clients.requests import PresignAdapter
-from presign_middleware.testing import Clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +63,6 @@ class Way:
     def fetch(self, url: str, **options: Any) -> requests.Response:
         """Return the response to one request; redirects are followed."""
         return self.fetch_all([url], **options)[0]
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture(params=[False, True], ids=["hook", "adapter"])

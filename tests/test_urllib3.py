@@ -17,16 +17,10 @@ import urllib3
 from botocore import UNSIGNED
 from botocore.config import Config
 from test_interception import in_a_new_interpreter
-from ways import ACCESS_KEY, SECRET_KEY, SIGNATURE, Door, opened, presigner_for, signed
+from ways import ACCESS_KEY, SECRET_KEY, SIGNATURE, Door, presigner_for, signed
 
 from presign_middleware import Origin, Presigner, SigningError, intercept
-from presign_middleware.testing import Clock, SeaweedFS
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
+from presign_middleware.testing import SeaweedFS
 
 
 @pytest.fixture

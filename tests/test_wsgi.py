@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
-from ways import ACCESS_KEY, SECRET_KEY, Door, opened, origin, signed
+from ways import ACCESS_KEY, SECRET_KEY, Door, origin, signed
 
 import presign_middleware.asgi
 import presign_middleware.wsgi
@@ -58,12 +58,6 @@ PLACE: Final = Origin(  # one for all, since a session reads boto3's model of S3
 Environ = dict[str, Any]
 Start = Callable[..., Any]
 App = Callable[[Environ, Start], Iterable[bytes]]
-
-
-@pytest.fixture
-def door(s3_clock: Clock) -> Iterator[Door]:
-    with opened(Door(clock=s3_clock)) as door:
-        yield door
 
 
 @pytest.fixture
