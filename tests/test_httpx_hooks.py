@@ -235,6 +235,14 @@ def test_a_transport_with_slots_is_caught(way: Way, door: Door) -> None:
     assert [SIGNATURE in url for url in Slotted.urls] == [True]
 
 
+def test_what_travels_with_a_request_shows_no_signature(way: Way, door: Door) -> None:
+    """L1: tools write down what a request's extensions are, also of a URL that the application signed."""
+    with intercept(way.library.__name__):
+        request = way.fetch(way.presigner.url(door.cat)).request
+    assert "presign.marks" in request.extensions
+    assert SIGNATURE not in f"{request.extensions} {vars(request)}"
+
+
 # --- C4: install and remove, alone and with others ----------------------------------------------------------
 
 

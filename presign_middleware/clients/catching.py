@@ -47,6 +47,9 @@ class Mark(NamedTuple):
     url: str
     origin: str  #: the origin that covered it; "" if none did
 
+    def __repr__(self) -> str:
+        return f"<Mark of {redact(self.url)}>"  # it may travel where tools write down what there is
+
 
 #: The marks of one fetch, by the presigner that decided. An adapter may sit above a hook.
 Marks = dict[Presigner, Mark]
