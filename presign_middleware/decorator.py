@@ -76,7 +76,7 @@ class _Target:
         self._position, self._name = _argument(function, arg)
         self._presigner = presigner
         self._is_static = is_static
-        self._function = function.__qualname__
+        self._function = _name(function)
 
     def call(self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords) -> Any:
         target, go = self._taken(wrapped, instance, args, kwargs)
@@ -136,8 +136,13 @@ def _argument(function: Any, arg: str | None) -> tuple[int, str]:
         arg = "url" if "url" in names else next((n for n in names if n not in ("self", "cls")), None)
     if arg not in names:
         raise ConfigurationError(
-            f"@presigned {function.__qualname__}() has no argument that could be the target"
+            f"@presigned {_name(function)}() has no argument that could be the target"
             if arg is None
-            else f"@presigned {function.__qualname__}() has no argument {arg}; it has: {', '.join(names)}"
+            else f"@presigned {_name(function)}() has no argument {arg}; it has: {', '.join(names)}"
         )
     return -1 if parameters[arg].kind is inspect.Parameter.KEYWORD_ONLY else names.index(arg), arg
+
+
+def _name(function: Any) -> str:
+    """Return what *function* is called; a partial one, or an object with ``__call__``, by its class."""
+    return getattr(function, "__qualname__", type(function).__qualname__)

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import boto3
@@ -262,6 +263,24 @@ def test_methods(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """A method's target is the first argument after self or cls, called on an instance or on its class."""
     with PRESIGNER.scope():
         assert called(function, *args) == ("store", SIGNED)
+
+
+class Fetching:
+    """An object that is called."""
+
+    def __call__(self, url: str) -> tuple[str, int]:
+        return url, 1
+
+
+@pytest.mark.parametrize("function", [partial(lambda times, url: (url, times), 1), Fetching()])
+def test_what_is_called_and_has_no_name(function: Callable[..., Any]) -> None:
+    """A partial function, or an object with __call__, is decorated as any, and errors name its class."""
+    with PRESIGNER.scope():
+        assert presigned(function)(TARGET) == (SIGNED, 1)
+    with pytest.raises(ConfigurationError, match=type(function).__name__):
+        presigned(function)(TARGET)
+    with pytest.raises(ConfigurationError, match="no argument there"):
+        presigned(PRESIGNER, arg="there")(function)
 
 
 def test_a_method_by_name() -> None:
