@@ -308,7 +308,9 @@ class Server:
             failure = error
         with self._condition:
             self._connecting -= 1
-            if client is not None and closings == self._closings:
+            # One that was begun before the server failed is no probe, while the pause lasts.
+            is_probe = era == self._era or monotonic() >= self._retry_at
+            if client is not None and closings == self._closings and is_probe:
                 if self._is_open:
                     logger.info("memcached %s answers again", self.name)
                 self._is_open = False

@@ -194,9 +194,7 @@ def test_a_slow_resolver(fleet: Fleet, fake: FakeMemcached, resolver: Resolver, 
     let_publish(presigner)
     times_asked = resolver.asked
     resolver.answers.set()
-    eventually(lambda: settled(server_of(presigner)))
-    ask(presigner, [f"{target}-more" for target in TARGETS])
-    assert asked(fake) != []
+    eventually(lambda: ask(presigner, [f"s3://media/{time.monotonic()}"]) and asked(fake) != [])
     assert resolver.asked == times_asked
 
 
@@ -366,6 +364,25 @@ def test_the_pauses_grow(fake: FakeMemcached, monkeypatch: pytest.MonkeyPatch) -
             tried.append(now)
     doubled = [min(30, 0.1 * 2**number) for number in range(12)]
     assert gaps == pytest.approx(doubled, abs=0.11)
+
+
+def test_a_connection_from_before_the_failure(fake: FakeMemcached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M1: one that was begun before the server failed is no probe: the pause goes on, and is not doubled."""
+    now = 1000.0
+    monkeypatch.setattr(memcached, "monotonic", lambda: now)
+    server = Server(Address(fake.host, fake.port))
+    fake.hold()
+    server.connect()
+    eventually(lambda: fake.held == 1)
+    server._fail(0, TimeoutError())  # as one of its other connections was used
+    fake.release()
+    eventually(lambda: settled(server))
+    with pytest.raises(Skipped):
+        server.use(lambda client: None, now + DEADLINE)
+    eventually(lambda: fake.open == 0)
+    now += 0.1
+    eventually(lambda: not server.is_down())
+    server.close()
 
 
 def test_the_pauses_differ(monkeypatch: pytest.MonkeyPatch) -> None:
