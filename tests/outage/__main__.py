@@ -25,7 +25,7 @@ from presign_middleware.testing import Memcached
 from .misfortunes import MISFORTUNES
 from .run import Outcome, Settings, run
 
-_WIDTH = 120
+_WIDTH = 136
 
 
 def main() -> int:

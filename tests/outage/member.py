@@ -71,6 +71,7 @@ class Traffic:
             *origins, shared=told["shared"], policy=Policy(**told["policy"]), local_size=told["local_size"]
         )
         self.over = threading.Event()
+        self._latest = 0.0  # seconds that a thread overslept at most which does nothing but sleep
 
     def choose(self) -> list[str]:
         """Return what is on the next page: some of the few, and some of the many."""
@@ -85,11 +86,16 @@ class Traffic:
             yield at
             at = max(at + self._told["every"], time.monotonic() - 1)  # what a busy machine missed is missed
 
+    def note_late(self, at: float) -> None:
+        """Take note of how late a thread woke up that wanted to do so *at* that instant."""
+        self._latest = max(self._latest, time.monotonic() - at)
+
     def tell(self, targets: Sequence[str], urls: Sequence[str], began: float, seconds: float) -> None:
         """Tell of a page."""
         counts = self.presigner.counts
         counted = [counts.from_signer, counts.from_shared, counts.shared_errors, counts.shared_skipped]
-        say({"page": [list(zip(targets, urls, strict=True)), began, seconds, counted]})
+        late, self._latest = self._latest, 0.0
+        say({"page": [list(zip(targets, urls, strict=True)), began, seconds, late, counted]})
 
 
 def serve_from_threads(traffic: Traffic) -> None:
@@ -120,6 +126,7 @@ def serve_from_threads(traffic: Traffic) -> None:
         free = threading.Semaphore(_THREADS)
         for at in traffic.instants():
             time.sleep(max(0.0, at - time.monotonic()))
+            traffic.note_late(at)
             free.acquire()  # or one that hangs would pile up pages behind it, whose time would be its own
             pool.submit(page, traffic.choose()).add_done_callback(lambda done: free.release())
 

@@ -85,7 +85,13 @@ class Judge:
         self._taken_back: dict[str, Invalidation] = {}  # the last time
 
     def hear_page(
-        self, number: int, links: list[tuple[str, str]], began: float, seconds: float, counted: list[int]
+        self,
+        number: int,
+        links: list[tuple[str, str]],
+        began: float,
+        seconds: float,
+        late: float,
+        counted: list[int],
     ) -> None:
         """Take note of a page of process *number*."""
         before = self._counted.get(number, [0] * 4)
@@ -98,7 +104,7 @@ class Judge:
         tally.shared += shared
         tally.failures += failures
         tally.urls += len(links)
-        tally.note_page(number, began, seconds, self.calm_median)
+        tally.note_page(number, began, seconds, late, self.calm_median)
         if tally.ended and began >= tally.ended and shared > 0 and number not in tally.again:
             tally.again[number] = began + seconds - tally.ended
             if len(tally.again) == self._processes:

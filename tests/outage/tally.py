@@ -60,6 +60,7 @@ class Tally:
     pages: list[float] = field(default_factory=list)  # seconds each took, while it lasted
     waited: Counter[int] = field(default_factory=Counter)  # pages that waited, by process
     longest: float = 0.0  # seconds that a page took, also after it was over
+    stall: float = 0.0  # seconds that a thread overslept which does nothing but sleep: the machine's doing
     again: dict[int, float] = field(default_factory=dict)  # seconds until a process shared again
     invalidations: list[Invalidation] = field(default_factory=list)
     handed: dict[tuple[str, str], float] = field(default_factory=dict)  # target and URL: the last time
@@ -101,8 +102,9 @@ class Tally:
             found.append("no server failed anybody: it was no misfortune")
         if not self.invalidations:
             found.append("nothing was taken back")
-        # Pauses between two attempts grow to what it lasted, and no further.
-        if self.shared_again > 1.1 * (self.ended - self.began) + 0.5 + promises.slack:
+        # Pauses between two attempts double, and are shortened by chance to a half at most: one can be as
+        # long as twice all before.
+        if self.shared_again > 2 * (self.ended - self.began) + 0.5 + promises.slack:
             found.append(f"only {len(self.again)} processes shared again, in {self.shared_again:.1f} s")
         # Who took it back is to tell it first, and then others are to read it.
         if self.known_after > self.shared_again + 2 * promises.lag + promises.slack:
@@ -116,13 +118,15 @@ class Tally:
 
     def _late(self) -> list[str]:
         found = []
-        if self.longest > self.promises.patience + self.promises.slack:
+        patience = self.promises.patience
+        if self.longest > patience + self.promises.slack + self.stall:
             found.append(f"a page took {self.longest:.3f} s")
         may_wait = _FIND_OUT * max(1, self.times)
         if self.misfortune.is_sly:  # each time that it is believed anew, after pauses that double
             may_wait *= 2 + ceil(log2(10 * (self.ended - self.began)))
         most = max(self.waited.values(), default=0)
-        if most > may_wait and not self.misfortune.is_slow:
+        # What stands still for as long as one may wait makes everybody seem to have waited.
+        if most > may_wait and not self.misfortune.is_slow and self.stall < patience:
             found.append(f"{most} pages of one process waited: the breaker was not open")
         return found
 
@@ -142,6 +146,7 @@ class Tally:
             "median": _ms(self.median) if is_calm else _ms(self.median - calm.median, "+"),
             "p99": _ms(self.p99) if is_calm else _ms(self.p99 - calm.p99, "+"),
             "longest": _ms(self.longest),
+            "stall": _ms(self.stall),
             "waited": f"{self.waited.total()}",
             "again": "-" if is_calm else f"{self.shared_again:.1f} s",
             "known": f"{self.known_after:.1f} s",
@@ -165,6 +170,7 @@ class Tally:
             "median": self.median,
             "p99": self.p99,
             "longest": self.longest,
+            "stall": self.stall,
             "waited": dict(self.waited),
             "shared_again": self.again,
             "invalidated": len(self.invalidations),
@@ -173,8 +179,9 @@ class Tally:
             "broken": self.broken(calm),
         }
 
-    def note_page(self, number: int, began: float, seconds: float, calm_median: float) -> None:
+    def note_page(self, number: int, began: float, seconds: float, late: float, calm_median: float) -> None:
         """Count a page of process *number*."""
+        self.stall = max(self.stall, late)
         self.longest = max(self.longest, seconds)
         if not self.ended or began < self.ended:
             self.pages.append(seconds)
