@@ -23,6 +23,7 @@ from botocore.credentials import RefreshableCredentials
 from fleet import SECRET, boto_session
 
 from presign_middleware import Origin, Policy, Presigner, asgi, discovery, wsgi
+from presign_middleware.objects import S3Object
 
 #: Pages that a process with threads serves at once.
 _THREADS: Final = 2
@@ -73,11 +74,15 @@ class Traffic:
         self.over = threading.Event()
         self._latest = 0.0  # seconds that a thread overslept at most which does nothing but sleep
 
-    def choose(self) -> list[str]:
-        """Return what is on the next page: some of the few, and some of the many."""
+    def choose(self) -> tuple[list[str], list[int]]:
+        """Return what is on the next page, some of the few and some of the many, and its epochs."""
         told, sample = self._told, self._chance.sample
         few, many = told["links"]
-        return sample(told["few"], few) + sample(told["many"], many)
+        targets = sample(told["few"], few) + sample(told["many"], many)
+        located = [target.removeprefix("s3://").split("/", 1) for target in targets]
+        # No URL tells whether its process has heard of an invalidation, or has it from one that has.
+        objects = [S3Object(bucket, bucket, "", key, "GET", (), 3600) for bucket, key in located]
+        return targets, [self.presigner._epochs.of(obj) for obj in objects]
 
     def instants(self) -> Iterator[float]:
         """Yield when pages begin, at a steady rate."""
@@ -90,12 +95,14 @@ class Traffic:
         """Take note of how late a thread woke up that wanted to do so *at* that instant."""
         self._latest = max(self._latest, time.monotonic() - at)
 
-    def tell(self, targets: Sequence[str], urls: Sequence[str], began: float, seconds: float) -> None:
+    def tell(
+        self, targets: Sequence[str], epochs: Sequence[int], urls: Sequence[str], began: float, seconds: float
+    ) -> None:
         """Tell of a page."""
         counts = self.presigner.counts
         counted = [counts.from_signer, counts.from_shared, counts.shared_errors, counts.shared_skipped]
         late, self._latest = self._latest, 0.0
-        say({"page": [list(zip(targets, urls, strict=True)), began, seconds, late, counted]})
+        say({"page": [list(zip(targets, urls, epochs, strict=True)), began, seconds, late, counted]})
 
 
 def serve_from_threads(traffic: Traffic) -> None:
@@ -110,7 +117,7 @@ def serve_from_threads(traffic: Traffic) -> None:
 
     app = wsgi.PresignMiddleware(application, presigner)
 
-    def page(targets: list[str]) -> None:
+    def page(targets: list[str], epochs: list[int]) -> None:
         environ: dict[str, Any] = {"targets": targets, "REQUEST_METHOD": "GET"}
         began, start = time.time(), time.perf_counter()
         try:
@@ -120,7 +127,7 @@ def serve_from_threads(traffic: Traffic) -> None:
         except Exception:
             say({"error": traceback.format_exc(limit=-3)})
         else:
-            traffic.tell(targets, environ["urls"], began, seconds)
+            traffic.tell(targets, epochs, environ["urls"], began, seconds)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         free = threading.Semaphore(_THREADS)
@@ -128,7 +135,7 @@ def serve_from_threads(traffic: Traffic) -> None:
             time.sleep(max(0.0, at - time.monotonic()))
             traffic.note_late(at)
             free.acquire()  # or one that hangs would pile up pages behind it, whose time would be its own
-            pool.submit(page, traffic.choose()).add_done_callback(lambda done: free.release())
+            pool.submit(page, *traffic.choose()).add_done_callback(lambda done: free.release())
 
 
 async def serve_from_a_loop(traffic: Traffic) -> None:
@@ -151,7 +158,7 @@ async def serve_from_a_loop(traffic: Traffic) -> None:
     async def send(message: object) -> None:
         pass
 
-    async def page(targets: list[str]) -> None:
+    async def page(targets: list[str], epochs: list[int]) -> None:
         scope: dict[str, Any] = {"type": "http", "targets": targets, "method": "GET", "headers": []}
         began, start = time.time(), time.perf_counter()
         try:
@@ -159,12 +166,12 @@ async def serve_from_a_loop(traffic: Traffic) -> None:
         except Exception:
             say({"error": traceback.format_exc(limit=-3)})
         else:
-            traffic.tell(targets, scope["urls"], began, time.perf_counter() - start)
+            traffic.tell(targets, epochs, scope["urls"], began, time.perf_counter() - start)
 
     async with asyncio.TaskGroup() as pages:
         for at in traffic.instants():
             await asyncio.sleep(max(0.0, at - time.monotonic()))
-            pages.create_task(page(traffic.choose()))
+            pages.create_task(page(*traffic.choose()))
     await presigner.aclose()
 
 

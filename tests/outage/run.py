@@ -81,13 +81,13 @@ class Judge:
         self.all_share = asyncio.Event()
         self._processes = processes
         self._counted: dict[int, list[int]] = {}
-        self._newest: dict[tuple[int, str], tuple[float, int]] = {}  # known since, and the date
+        self._known: dict[tuple[int, str], tuple[float, int]] = {}  # by process and target: since, and epoch
         self._taken_back: dict[str, Invalidation] = {}  # the last time
 
     def hear_page(
         self,
         number: int,
-        links: list[tuple[str, str]],
+        links: list[tuple[str, str, int]],
         began: float,
         seconds: float,
         late: float,
@@ -109,33 +109,36 @@ class Judge:
             tally.again[number] = began + seconds - tally.ended
             if len(tally.again) == self._processes:
                 self.all_share.set()
-        for target, url in links:
+        for target, url, epoch in links:
             tally.handed[target, url] = began
-            if target.startswith("s3://few/"):
-                self._look(tally, number, target, dated(url), began, began + seconds)
+            self._look(tally, (number, target), dated(url), epoch, began)
 
     def hear_taken_back(self, number: int, target: str, at: float, known: float) -> None:
         """Take note of an invalidation by process *number*, which by now has returned."""
         taken = self._taken_back[target] = Invalidation(target, at, known)
         if self.tally is not None:
             self.tally.invalidations.append(taken)
-        _, date = self._newest.get((number, target), (0.0, 0))
-        self._newest[number, target] = (known, max(date, int(at)))
+        self._know((number, target), int(at), known)
 
     def hear_error(self, error: str) -> None:
         """Take note of an exception in a process."""
         if self.tally is not None:
             self.tally.errors[error] += 1
 
-    def _look(self, tally: Tally, number: int, target: str, date: int, began: float, ended: float) -> None:
-        since, newest = self._newest.get((number, target), (0.0, 0))
-        if date < newest and began > since:
-            tally.lost += 1
-        if date > newest:
-            self._newest[number, target] = (ended, date)
-        taken = self._taken_back.get(target)
+    def _look(self, tally: Tally, whose: tuple[int, str], date: int, epoch: int, began: float) -> None:
+        self._know(whose, epoch, began)
+        since, known = self._known[whose]
+        is_lost = date < known and began >= since
+        taken = self._taken_back.get(whose[1])
         if taken is not None and date < int(taken.at):
             taken.last_old = max(taken.last_old, began)
+            is_lost = is_lost or taken.known < tally.began  # by now everybody has had the time to hear of it
+        tally.lost += is_lost
+
+    def _know(self, whose: tuple[int, str], epoch: int, since: float) -> None:
+        # What was known once is known for ever, whatever the process says later.
+        if epoch > self._known.get(whose, (0.0, -1))[1]:
+            self._known[whose] = (since, epoch)
 
 
 class Member:
@@ -275,7 +278,7 @@ class _Player:
                 await judge.all_share.wait()
         except TimeoutError:
             pass
-        await asyncio.sleep(2 * settings.promises.lag + 0.5)
+        await asyncio.sleep(2 * settings.promises.lag + 1)
         tally.descriptors = (before, self._descriptors())
         return tally
 

@@ -52,7 +52,9 @@ class Tally:
     urls: int = 0
     wrong: int = 0  # refused by S3 when they were handed out, or another object's
     spent: int = 0  # with less life than promised
-    lost: int = 0  # older than what the process had known to be taken back
+    lost: int = (
+        0  # taken back, as their process knew, or all should have known since it was before this began
+    )
     signed: int = 0
     shared: int = 0
     failures: int = 0  # servers that failed whoever asked them
@@ -97,7 +99,7 @@ class Tally:
         if self.refused:
             found.append(f"{self.wrong} wrong and {self.spent} SPENT URLs, such as {self.refused[0]}")
         if self.lost:
-            found.append(f"{self.lost} URLs were older than what their process knew to be taken back")
+            found.append(f"{self.lost} URLs had been taken back")
         if kind.is_felt and not self.failures:
             found.append("no server failed anybody: it was no misfortune")
         if not self.invalidations:
@@ -107,7 +109,7 @@ class Tally:
         if self.shared_again > 2 * (self.ended - self.began) + 0.5 + promises.slack:
             found.append(f"only {len(self.again)} processes shared again, in {self.shared_again:.1f} s")
         # Who took it back is to tell it first, and then others are to read it.
-        if self.known_after > self.shared_again + 2 * promises.lag + promises.slack:
+        if self.known_after > self.shared_again + 2 * promises.lag + promises.slack + self.stall:
             found.append(f"what was taken back was handed out for {self.known_after:.1f} s more")
         if promises.slack < 1:
             found += self._late()
