@@ -32,6 +32,9 @@ logger = logging.getLogger("presign_middleware.effects")
 #: Seconds anyone waits for a resolution that another has begun.
 PATIENCE = 30
 
+#: Seconds, or the share, by which the patience of requests that wait together may differ.
+_ALIKE_SECONDS, _ALIKE_SHARE = 0.01, 0.1
+
 T = TypeVar("T")
 
 
@@ -172,7 +175,7 @@ class AsyncioEffects:
         self._sharing = sharing
         self._pool = pool
         # By source of credentials: one that hangs must not hold up the others.
-        self._boarding: dict[Hashable, list[Flight]] = {}
+        self._boarding: dict[Hashable, list[list[Flight]]] = {}
         # Weak: a lock that was waited for knows its loop, which would then never be let go of.
         self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._reading: list[Flight] = []  # what the next read is to ask for
@@ -187,23 +190,30 @@ class AsyncioEffects:
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
         """Add *opened* to what takes off in the next turn of the loop."""
         for flight in opened:
-            # Whoever has no patience left must not wait for the reads of those who have.
-            queue = (self._signing.queue(flight.object), flight.order.patience.is_over)
-            if queue in self._boarding:
-                self._boarding[queue].append(flight)
+            queue, patience = self._signing.queue(flight.object), flight.order.patience
+            batches = self._boarding.setdefault(queue, [])
+            batch = next((each for each in batches if _are_alike(each[0].order.patience, patience)), None)
+            if batch is not None:
+                batch.append(flight)
                 continue
-            batch = self._boarding[queue] = [flight]
-            task = self._begin(self._take_off(queue, fly))
+            batch = [flight]
+            batches.append(batch)
+            task = self._begin(self._take_off(queue, batch, fly))
             task.add_done_callback(partial(self._clear, queue, batch))
 
-    async def _take_off(self, queue: Hashable, fly: Fly) -> None:
-        await fly(self._boarding.pop(queue), self)
+    async def _take_off(self, queue: Hashable, batch: list[Flight], fly: Fly) -> None:
+        self._close(queue, batch)
+        await fly(batch, self)
 
     def _clear(self, queue: Hashable, batch: list[Flight], task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step never reaches a `finally` of its own.
-        if self._boarding.get(queue) is batch:
-            del self._boarding[queue]
+        self._close(queue, batch)
         self.flights.abandon(batch)
+
+    def _close(self, queue: Hashable, batch: list[Flight]) -> None:
+        others = [each for each in self._boarding.pop(queue, []) if each is not batch]
+        if others:
+            self._boarding[queue] = others
 
     def deadline(self) -> float:
         """Return the loop's instant until which a call that begins now may wait."""
@@ -252,7 +262,14 @@ class AsyncioEffects:
         if self._read is None:
             self._read = self._begin(self._read_all(self._sharing))
             self._read.add_done_callback(self._end_reading)
-        return await asyncio.shield(self._read)
+        patiences = {flight.order.patience for flight in flights}
+        try:
+            async with asyncio.timeout(max([patience.left for patience in patiences])):
+                return await asyncio.shield(self._read)
+        except TimeoutError:
+            for patience in patiences:
+                patience.left = min(patience.left, 0)  # at once: what they wait for goes on, for others
+            return {}
 
     async def _read_all(self, sharing: Sharing) -> Mapping[S3Object, Copy]:
         flights, self._reading, self._read = self._reading, [], None
@@ -295,6 +312,13 @@ class AsyncioEffects:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _are_alike(one: Patience, other: Patience) -> bool:
+    """Return whether those who have so much patience left may wait together."""
+    if one.is_over or other.is_over:
+        return one.is_over and other.is_over
+    return abs(one.left - other.left) <= max(_ALIKE_SECONDS, _ALIKE_SHARE * one.left)
 
 
 @contextmanager

@@ -210,6 +210,32 @@ def test_no_patience(fake: FakeMemcached, fleet: Fleet, ask: Way) -> None:
     eventually(lambda: len(fake.values) == len(TARGETS))
 
 
+def test_nobody_waits_for_anothers_patience(fake: FakeMemcached, fleet: Fleet) -> None:
+    """M1: of two requests that ask in one turn of a loop, the one whose patience ends first goes on first."""
+    presigner = fleet.member(fake.url, fleet.session("ASIAONE"), patience=2)
+    presigner.url("s3://media/connected")
+    let_publish(presigner)
+
+    async def ask(target: str, left: float) -> float:
+        async with presigner.scope() as scope:
+            scope.left = left
+            await presigner.aurl(target)
+            return scope.left
+
+    async def both() -> None:
+        fake.hold()
+        hasty, patient = (
+            asyncio.create_task(ask(*each)) for each in [("s3://media/a", 0.05), ("s3://media/b", 2)]
+        )
+        done, _ = await asyncio.wait([hasty, patient], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {hasty}
+        assert hasty.result() <= 0
+        fake.release()
+        assert await patient > 0
+
+    asyncio.run(both())
+
+
 def test_a_new_request_has_its_own(fake: FakeMemcached, fleet: Fleet) -> None:
     """M1: patience that one request has spent is not missing to the next one."""
     presigner = fleet.member(fake.url, fleet.static(), patience=PATIENCE)
