@@ -395,7 +395,7 @@ class Resolver:
         one, unless it has had one lately that was no better.
         """
         # One with an alias was looked at since an epoch was raised, see `forget`: a page is all such.
-        if self._epochs.any and entry.alias is None and entry.date < self._epochs.of(entry.object):
+        if entry.alias is None and not self._is_in_force(entry):
             return False
         if entry.is_fresh(wall, monotonic):
             return True
