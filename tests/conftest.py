@@ -17,6 +17,7 @@ from faults import FakeMemcached
 from fleet import Fleet
 from ways import Door, opened
 
+from presign_middleware import memcached as memcached_room
 from presign_middleware.testing import Clock, SeaweedFS
 
 pytest_plugins = ["presign_middleware.testing.fixtures", "stacks"]
@@ -63,6 +64,13 @@ def fake() -> Iterator[FakeMemcached]:
 def fleet() -> Iterator[Fleet]:
     with Fleet() as members:
         yield members
+
+
+@pytest.fixture
+def never_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a long pause between two attempts to reach a server that failed."""
+    monkeypatch.setattr(memcached_room, "_SHORTEST_PAUSE", 1000.0)
+    monkeypatch.setattr(memcached_room, "_LONGEST_PAUSE", 1000.0)
 
 
 @pytest.fixture

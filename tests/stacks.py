@@ -3,6 +3,7 @@ What tests of whole applications share: a private bucket on a real S3 server, an
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,14 @@ import boto3
 import django
 import httpx
 import pytest
+from faults import eventually
+from fleet import DEADLINE
 
 import presign_middleware.asgi
 import presign_middleware.wsgi
-from presign_middleware import Origin, Presigner, intercept
+from presign_middleware import Origin, Presigner, SigningError, intercept
+from presign_middleware.local import Entry
+from presign_middleware.runner import Runner
 from presign_middleware.testing import SeaweedFS
 
 __all__ = ["GOOD", "REFUSED", "Pets", "django_project", "fetch", "fetch_sync", "own_hooks", "pets"]
@@ -46,6 +51,21 @@ def own_hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for module in (presign_middleware.asgi, presign_middleware.wsgi):
             monkeypatch.setattr(module, "intercept", lambda: hooks.enter_context(intercept()))
         yield
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let renewals that are done in threads hang until the gate is set."""
+    gate, renew = threading.Event(), Runner.renew
+
+    def hanging(runner: Runner, entries: list[Entry]) -> list[Entry | SigningError]:
+        assert gate.wait(DEADLINE)
+        return renew(runner, entries)
+
+    monkeypatch.setattr(Runner, "renew", hanging)
+    yield gate
+    gate.set()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "presign-renewal"])
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,6 @@ from presign_middleware.testing import Memcached
 TARGETS: Final = [f"s3://media/{number}" for number in range(60)]
 
 
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as members:
-        yield members
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[list[Memcached]]:
     with ExitStack() as stack:

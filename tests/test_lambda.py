@@ -24,8 +24,6 @@ from starlette.routing import Route
 import presign_middleware.asgi
 import presign_middleware.wsgi
 from presign_middleware import Origin, Policy, Presigner
-from presign_middleware.local import Entry
-from presign_middleware.runner import Runner
 from presign_middleware.scope import current
 from presign_middleware.testing import Clock
 
@@ -181,33 +179,18 @@ def connection() -> dict[str, Any]:
 # --- WSGI: a thread moves while an event is handled, and not in between -------------------------------------
 
 
-@pytest.fixture
-def thaw(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let nothing that was begun in a thread move before this is set."""
-    thaw, renew = threading.Event(), Runner.renew
-
-    def frozen(runner: Runner, entries: list[Entry]) -> Any:
-        assert thaw.wait(DEADLINE)
-        return renew(runner, entries)
-
-    monkeypatch.setattr(Runner, "renew", frozen)
-    yield thaw
-    thaw.set()
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "presign-renewal"])
-
-
-def test_apig_wsgi_renews_with_the_next_event(presigner: Presigner, thaw: threading.Event) -> None:
+def test_apig_wsgi_renews_with_the_next_event(presigner: Presigner, gate: threading.Event) -> None:
     """R1, R5: the thread that was begun after the first response goes on during the second."""
     handle = of_apig_wsgi(presigner)
     first = handle()
     assert presigner.stats()["refreshed"] == 0
-    thaw.set()
+    gate.set()
     eventually(lambda: handle() != first)
     assert presigner.stats()["refreshed"] == 1
 
 
 def test_a_thread_that_never_moves_again_claims_nothing_for_ever(
-    presigner: Presigner, thaw: threading.Event, s3_clock: Clock
+    presigner: Presigner, gate: threading.Event, s3_clock: Clock
 ) -> None:
     """R5: after a while a later event begins another."""
     handle = of_apig_wsgi(presigner)
@@ -221,7 +204,7 @@ def test_a_thread_that_never_moves_again_claims_nothing_for_ever(
 
 
 def test_what_could_not_be_renewed_is_never_served_when_it_is_spent(
-    presigner: Presigner, thaw: threading.Event, s3_clock: Clock
+    presigner: Presigner, gate: threading.Event, s3_clock: Clock
 ) -> None:
     """P3, R5: the event itself signs anew, though a renewal of the object has not moved since."""
     handle = of_apig_wsgi(presigner)

@@ -35,12 +35,6 @@ KEYS: Final = [f"p1:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in 
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as members:
-        yield members
-
-
-@pytest.fixture
 def fakes() -> Iterator[list[FakeMemcached]]:
     with ExitStack() as stack:
         yield [stack.enter_context(FakeMemcached()) for _ in range(4)]
@@ -50,13 +44,6 @@ def fakes() -> Iterator[list[FakeMemcached]]:
 def reals() -> Iterator[list[Memcached]]:
     with ExitStack() as stack:
         yield [stack.enter_context(Memcached()) for _ in range(4)]
-
-
-@pytest.fixture
-def never_trying(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a long pause between two attempts to reach a server that failed."""
-    monkeypatch.setattr(memcached, "_SHORTEST_PAUSE", 1000.0)
-    monkeypatch.setattr(memcached, "_LONGEST_PAUSE", 1000.0)
 
 
 @pytest.fixture

@@ -48,13 +48,6 @@ def always_trying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def never_trying(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a long pause between two attempts to reach a server that failed."""
-    monkeypatch.setattr(memcached, "_SHORTEST_PAUSE", 1000.0)
-    monkeypatch.setattr(memcached, "_LONGEST_PAUSE", 1000.0)
-
-
-@pytest.fixture
 def publishing_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have threads that publish give up soon, since a presigner waits for them when it is closed."""
     monkeypatch.setattr(sharing, "_PUBLISH_WITHIN", 0.02)

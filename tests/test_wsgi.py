@@ -36,10 +36,9 @@ from ways import ACCESS_KEY, SECRET_KEY, Door, origin, signed
 
 import presign_middleware.asgi
 import presign_middleware.wsgi
-from presign_middleware import ConfigurationError, Origin, Policy, Presigner, SigningError
+from presign_middleware import ConfigurationError, Origin, Policy, Presigner
 from presign_middleware.local import Entry
 from presign_middleware.renewal import Renewals
-from presign_middleware.runner import Runner
 from presign_middleware.scope import Scope, catching, current
 from presign_middleware.testing import Clock
 from presign_middleware.wsgi import PresignMiddleware
@@ -875,21 +874,6 @@ def test_a_request_renews_no_more_than_its_limit(quiet: Presigner, s3_clock: Clo
     eventually(lambda: quiet.stats()["refreshed"] == 3)
     eventually(lambda: not quiet.renewals._under_way)
     assert quiet.stats()["refreshed"] == 3
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let renewals hang until the gate is set."""
-    gate, renew = threading.Event(), Runner.renew
-
-    def hanging(runner: Runner, entries: list[Entry]) -> list[Entry | SigningError]:
-        assert gate.wait(DEADLINE)
-        return renew(runner, entries)
-
-    monkeypatch.setattr(Runner, "renew", hanging)
-    yield gate
-    gate.set()
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "presign-renewal"])
 
 
 def test_nobody_waits_for_a_renewal(ageing: Presigner, gate: threading.Event) -> None:
