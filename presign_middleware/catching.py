@@ -3,18 +3,17 @@ Whether a fetch that a client is about to send is to be signed: the decision of 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from .errors import NotCovered, SigningError
+from .healing import Attempt, Healing
 from .local import Table
 from .metrics import Counts
 from .objects import S3Object
 from .origins import Place
-from .runner import Runner
-from .scope import Scope
 from .targets import Targets
 
 __all__ = ["Catch", "Catching", "Verdict"]
@@ -29,25 +28,33 @@ class Catch(NamedTuple):
     may_pass: bool  #: whether it may go out unsigned when it cannot be signed
     unsigned: str | None  #: the URL without its signature, where the application had put one there
 
-    def url(self) -> str | None:
-        """Return the signed URL; None where there is none and the policy lets the fetch go. May block."""
-        try:
-            return self.catching.url(self.object, self.headers)
-        except SigningError:
-            if not self.may_pass:
-                raise
-        self.catching.counts.passed_on_error += 1
-        return None
+    def sign(self, client: str) -> Attempt | None:
+        """
+        Return what *client*, a library's name, is to send. May block; raises SigningError.
 
-    async def aurl(self) -> str | None:
-        """Return what `url` returns, without ever blocking the event loop."""
+        None: it cannot be signed, and the policy lets the fetch go.
+        """
         try:
-            return await self.catching.aurl(self.object, self.headers)
+            attempt = self.catching.healing.begin(self.object, self.headers, client)
         except SigningError:
             if not self.may_pass:
                 raise
-        self.catching.counts.passed_on_error += 1
-        return None
+            self.catching.counts.passed_on_error += 1
+            return None
+        self.catching.counts.caught += 1
+        return attempt
+
+    async def asign(self, client: str) -> Attempt | None:
+        """Return what `sign` returns, without ever blocking the event loop."""
+        try:
+            attempt = await self.catching.healing.abegin(self.object, self.headers, client)
+        except SigningError:
+            if not self.may_pass:
+                raise
+            self.catching.counts.passed_on_error += 1
+            return None
+        self.catching.counts.caught += 1
+        return attempt
 
 
 class Verdict(NamedTuple):
@@ -64,14 +71,12 @@ class Catching:
         self,
         targets: Targets,
         table: Table,
-        runner: Runner,
+        healing: Healing,
         counts: Counts,
-        scope: Callable[[], Scope | None],
     ) -> None:
         self._targets = targets
         self._table = table
-        self._runner = runner
-        self._scope = scope
+        self.healing = healing
         self.counts = counts
 
     def covers(self, url: str) -> bool:
@@ -107,23 +112,15 @@ class Catching:
         may_pass = self._targets.policy(obj).on_error == "pass"
         return Verdict(Catch(self, obj, extra, may_pass, unsigned), obj.origin)
 
-    def url(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        """Return a URL of *obj*; with *headers*, one that signs them too and is for this request alone."""
-        if headers:
-            url = self._runner.sign_once(obj, headers)
-        else:
-            url = self._runner.find(obj, None, self._scope()).url
-        self.counts.caught += 1
-        return url
-
-    async def aurl(self, obj: S3Object, headers: Mapping[str, str]) -> str:
-        """Return what `url` returns, without ever blocking the event loop."""
-        if headers:
-            url = await self._runner.asign_once(obj, headers)
-        else:
-            url = (await self._runner.afind(obj, None, self._scope())).url
-        self.counts.caught += 1
-        return url
+    def is_elsewhere(self, url: str, method: str) -> bool:
+        """Return whether *url* is to be asked for at another place than it says."""
+        if not self.healing.has_moved:
+            return False
+        try:
+            place = self._targets.located(self.unsigned(url) or url)
+            return bool(place.origin.catch) and self.healing.is_elsewhere(self._targets.at(place, method))
+        except NotCovered:
+            return False
 
     def unsigned(self, url: str) -> str | None:
         """Return the unsigned form of *url*, a signed one, if this presigner made it and still holds it."""

@@ -167,6 +167,13 @@ class Source:
         self._ask_in_background()
         return snapshot
 
+    def shift(self, skew: float) -> None:
+        """Take AWS's clock for *skew* seconds ahead of this host's; when to ask is asked anew."""
+        # Without the lock, which whoever asks holds for seconds: this may be an event loop's thread.
+        self._offset -= skew - self._skew
+        self._skew = skew
+        self._due = self._soonest = -inf
+
     def is_due(self, now: float) -> bool:
         """Return whether asking the source *now* may bring newer credentials."""
         return now >= self._due

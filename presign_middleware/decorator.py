@@ -10,7 +10,9 @@ from typing import Any, TypeVar, overload
 import wrapt
 
 from .errors import ConfigurationError
+from .healing import Attempt
 from .presigner import Presigner
+from .refusals import Reply
 from .scope import current
 
 __all__ = ["presigned"]
@@ -21,8 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 @overload
 def presigned(presigner: F, /) -> F: ...
 @overload
-def presigned(presigner: Presigner | None = None, /, *, arg: str | None = None) -> Callable[[F], F]: ...
-def presigned(presigner: Any = None, /, *, arg: str | None = None) -> Any:
+def presigned(
+    presigner: Presigner | None = None, /, *, arg: str | None = None, fallback: str | None = None
+) -> Callable[[F], F]: ...
+def presigned(presigner: Any = None, /, *, arg: str | None = None, fallback: str | None = None) -> Any:
     """
     Replace one argument of a function, the target, by its presigned URL.
 
@@ -34,27 +38,38 @@ def presigned(presigner: Any = None, /, *, arg: str | None = None) -> Any:
         @presigned(presigner, arg="source")
         def download(source: str, to: Path) -> None: ...
 
+        @presigned(presigner, fallback="archive")
+        def fetch(url: str) -> requests.Response: ...
+
     For functions and methods, sync and async; name, signature and docstring stay.
     *arg* names the argument; None: the one called ``url``, else the first. Without a
     *presigner*, that of the current scope is used.
 
+    A function whose response or exception has status 404 is called again with the URL of
+    the same key in the origin *fallback*, or where the target's own origin falls back to.
+    Generators are not.
+
     Raises:
         ConfigurationError: At decoration, there is no such argument; at the call, there
-            is neither a presigner nor a scope.
+            is neither a presigner nor a scope, or no such origin.
         NotCovered, SigningError: At the call, as from `Presigner.url`.
     """
     if presigner is None or isinstance(presigner, Presigner):
-        return lambda function: _decorate(function, presigner, arg)
+        return lambda function: _decorate(function, presigner, arg, fallback)
     if not callable(presigner) and not isinstance(presigner, (staticmethod, classmethod)):
         raise ConfigurationError(
             f"@presigned takes a Presigner or a function, got {type(presigner).__name__}"
         )
-    return _decorate(presigner, None, arg)
+    return _decorate(presigner, None, arg, fallback)
 
 
-def _decorate(function: Any, presigner: Presigner | None, arg: str | None) -> Any:
+def _decorate(function: Any, presigner: Presigner | None, arg: str | None, fallback: str | None) -> Any:
     plain = getattr(function, "__func__", function)  # of a staticmethod or classmethod
-    target = _Target(plain, arg, presigner, is_static=isinstance(function, staticmethod))
+    if fallback is not None and (inspect.isasyncgenfunction(plain) or inspect.isgeneratorfunction(plain)):
+        raise ConfigurationError(
+            f"@presigned {_name(plain)}() is a generator, which cannot begin anew: leave fallback= out"
+        )
+    target = _Target(plain, arg, presigner, fallback, is_static=isinstance(function, staticmethod))
     wrapper: Callable[..., Any] = target.call
     if inspect.isasyncgenfunction(plain):
         wrapper = target.iterate
@@ -71,20 +86,67 @@ class _Target:
     """The argument that is a target, and the three ways of calling with its URL."""
 
     def __init__(
-        self, function: Any, arg: str | None, presigner: Presigner | None, *, is_static: bool
+        self,
+        function: Any,
+        arg: str | None,
+        presigner: Presigner | None,
+        fallback: str | None,
+        *,
+        is_static: bool,
     ) -> None:
         self._position, self._name = _argument(function, arg)
         self._presigner = presigner
+        self._fallback = fallback
         self._is_static = is_static
         self._function = _name(function)
 
     def call(self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords) -> Any:
         target, go = self._taken(wrapped, instance, args, kwargs)
-        return go(target if target is _MISSING else self._chosen().url(target))
+        if target is _MISSING:
+            return go(target)
+        presigner = self._chosen()
+        attempt = presigner.attempt(target, self._fallback) if self._falls_back(presigner) else None
+        if attempt is None:
+            return go(presigner.url(target))
+        while True:
+            following: Attempt | None = None
+            try:
+                outcome = go(attempt.url)
+            except Exception as error:
+                following = attempt.again(Reply(404, {})) if _is_missing(attempt, error) else None
+                if following is None:
+                    raise
+            else:
+                following = attempt.again(Reply(404, {})) if _is_missing(attempt, outcome) else None
+                if following is None:
+                    return outcome
+                getattr(outcome, "close", _nothing)()
+            attempt = following
 
     async def acall(self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords) -> Any:
         target, go = self._taken(wrapped, instance, args, kwargs)
-        return await go(target if target is _MISSING else await self._chosen().aurl(target))
+        if target is _MISSING:
+            return await go(target)
+        presigner = self._chosen()
+        attempt = await presigner.aattempt(target, self._fallback) if self._falls_back(presigner) else None
+        if attempt is None:
+            return await go(await presigner.aurl(target))
+        while True:
+            following: Attempt | None = None
+            try:
+                outcome = await go(attempt.url)
+            except Exception as error:
+                following = await attempt.aagain(Reply(404, {})) if _is_missing(attempt, error) else None
+                if following is None:
+                    raise
+            else:
+                following = await attempt.aagain(Reply(404, {})) if _is_missing(attempt, outcome) else None
+                if following is None:
+                    return outcome
+                closing = getattr(outcome, "aclose", getattr(outcome, "close", _nothing))()
+                if inspect.isawaitable(closing):
+                    await closing
+            attempt = following
 
     async def iterate(
         self, wrapped: Any, instance: Any, args: Arguments, kwargs: Keywords
@@ -94,6 +156,14 @@ class _Target:
         async with aclosing(go(url)) as items:
             async for item in items:
                 yield item
+
+    def _falls_back(self, presigner: Presigner) -> bool:
+        if self._fallback is not None and self._fallback not in presigner.origins:
+            raise ConfigurationError(
+                f"@presigned {self._function}() has fallback={self._fallback!r}: no origin is called that; "
+                f"known are {', '.join(presigner.origins)}"
+            )
+        return self._fallback is not None or presigner.falls_back
 
     def _chosen(self) -> Presigner:
         if self._presigner is not None:
@@ -141,6 +211,31 @@ def _argument(function: Any, arg: str | None) -> tuple[int, str]:
             else f"@presigned {_name(function)}() has no argument {arg}; it has: {', '.join(names)}"
         )
     return -1 if parameters[arg].kind is inspect.Parameter.KEYWORD_ONLY else names.index(arg), arg
+
+
+def _is_missing(attempt: Attempt, outcome: Any) -> bool:
+    """Return whether *outcome*, a response or an exception, says 404; tell *attempt* what it says."""
+    status = _status(outcome)
+    if status is None and not isinstance(outcome, Exception):
+        status = 200  # the function has made something else of the response
+    return status is not None and attempt.heard(status, {}) and status == 404
+
+
+def _status(outcome: Any) -> int | None:
+    """Return the HTTP status that a response or an exception of any client has."""
+    for name in ("status_code", "status", "code"):  # of httpx and requests, of aiohttp and urllib3, of urllib
+        status = getattr(outcome, name, None)
+        if isinstance(status, int):
+            return status
+    response = getattr(outcome, "response", None)
+    if isinstance(response, dict):  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status if isinstance(status, int) else None
+    return None if response is None else _status(response)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _name(function: Any) -> str:

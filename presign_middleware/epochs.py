@@ -133,8 +133,7 @@ class Epochs:
         is_shared: bool,
         parent: "Epochs | None" = None,
     ) -> None:
-        self._skews = skews
-        self._least_skew, self._most_skew = min(skews.values()), max(skews.values())
+        self._skews = dict(skews)
         self._lag = lag
         self._counts = counts
         self._lock = Lock()
@@ -146,9 +145,7 @@ class Epochs:
         self._room = 0  # for raises, until it is to be tidied
         self._covered: bytes | None = None  # the board as it was read last, if nothing here is later
         self._read_at = -inf  # monotonic
-        # By digest, where they differ: what is now for one S3 is far ahead for another.
-        differ = self._least_skew < self._most_skew
-        self._skew_of = {_digest(name): skew for name, skew in skews.items()} if differ else {}
+        self._skewed()
         #: Counts up whenever anything changes.
         self.version = 0
         #: Whether there is any epoch.
@@ -156,6 +153,12 @@ class Epochs:
         #: Monotonic instant until which what is known may be relied on.
         self.good_until = -inf if is_shared else inf
         self._name()
+
+    def shift(self, origin: str, skew: float) -> None:
+        """Take the clock of *origin*'s S3 for *skew* seconds ahead of this host's."""
+        with self._lock:
+            self._skews[origin] = skew
+            self._skewed()
 
     def of(self, obj: S3Object) -> int:
         """Return the instant before which no URL of *obj* may be dated; 0: there is none."""
@@ -255,6 +258,13 @@ class Epochs:
         self.good_until = monotonic + self._lag
 
     # The rest is called with the lock held.
+
+    def _skewed(self) -> None:
+        skews = self._skews.values()
+        self._least_skew, self._most_skew = min(skews), max(skews)
+        # By digest, where they differ: what is now for one S3 is far ahead for another.
+        differ = self._least_skew < self._most_skew
+        self._skew_of = {_digest(name): skew for name, skew in self._skews.items()} if differ else {}
 
     def _merge(self, mine: _Board, theirs: _Board, wall: float) -> None:
         """Raise *mine* to *theirs*, as far as that can be meant."""

@@ -17,6 +17,9 @@ Event = Literal[
     "credentials_assumed",  # source, seconds: nobody knows when they end
     "credentials_failed",  # source, error: the name of an exception
     "clock_stepped",  # seconds: forward, or back where negative
+    "clock_learned",  # origin, seconds: that S3's clock is ahead
+    "region_learned",  # origin, region
+    "healing_stopped",  # origin, client
     "shared_in_clear",  # server: its host, as it was given
 ]
 

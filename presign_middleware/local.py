@@ -182,6 +182,13 @@ class Table:
             entry.alias = None
         self._aliases.clear()
 
+    def drop(self, origin: str) -> None:
+        """Hold nothing of *origin* any more. Takes as long as the table is."""
+        kept = [obj for obj in self._queue if obj.origin != origin]
+        for obj in [obj for obj in self._queue if obj.origin == origin]:
+            self._forget_alias(self._entries.pop(obj))
+        self._queue = deque(kept)
+
     def _evict(self) -> None:
         for _ in range(_MOST_CHANCES):
             obj = self._queue.popleft()
@@ -222,6 +229,7 @@ class Order(NamedTuple):
     accepts: Callable[[Entry, float, float], bool]  #: whether a URL that is there already will do
     patience: Patience
     is_renewal: bool = False  #: nobody asked for the URL: it is not counted as handed out
+    since: int = 0  #: the earliest date, by S3's clock, of a URL that is signed for it
 
 
 class Flight:

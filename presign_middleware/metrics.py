@@ -51,6 +51,11 @@ class Counts:
     passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request
     passed_redirect: int = 0  # covered hops that went out unsigned: something else redirected there
     passed_on_error: int = 0  # covered fetches that went out unsigned: Policy(on_error="pass")
+    healed: int = 0  # refused fetches that were signed anew, sent once more, and not refused
+    unhealed: int = 0  # those that were refused again
+    fallbacks: int = 0  # fetches that another origin answered than the one that was asked for
+    regions_learned: int = 0  # times that S3 told the region of an origin that was configured otherwise
+    clocks_learned: int = 0  # times that S3's clock was found to differ from this host's
     left_to_boto3: int = 0  # links to covered objects that boto3 signed, for which a hook was asked
 
     def as_dict(self) -> dict[str, int]:

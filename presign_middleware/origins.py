@@ -17,7 +17,7 @@ from .objects import SIGNED_PARAMETERS, Parameters, wire_parameters
 from .policy import Policy
 from .redaction import redact
 
-__all__ = ["METHODS", "Coverage", "Origin", "Place", "Spot"]
+__all__ = ["METHODS", "Coverage", "Origin", "Place", "Spot", "check_fallbacks"]
 
 METHODS = ("GET", "HEAD", "PUT", "DELETE")
 
@@ -33,6 +33,7 @@ _SHORT_OPTIONS = (
     "role_arn",
     "external_id",
     "sts_endpoint_url",
+    "fallback",
 )
 
 #: Origins that a message names.
@@ -79,6 +80,8 @@ class Origin:
     params: Mapping[str, Any] = field(default_factory=dict)  # boto3's names; added to every URL
     catch: bool = True  # False: links only, hooks leave its fetches alone
     response_overrides: bool = False  # keep response-content-type and -disposition of caught URLs
+    fallback: str | None = None  # the name of the origin that may have what this one has not
+    hides_misses: bool = False  # S3 says 403 of an object that is not there: the keys may not list the bucket
     policy: Policy | None = None  # None: the presigner's
     # Where the keys come from: at most one of these, else boto3's default chain.
     profile: str | None = None
@@ -171,8 +174,8 @@ class Origin:
         Make an origin of its short form, ``[name=]s3://bucket/prefix?region=...``.
 
         Without a name it is called after the bucket. The query takes ``region``,
-        ``endpoint_url``, ``addressing_style``, ``profile``, ``role_arn``, ``external_id`` and
-        ``sts_endpoint_url``.
+        ``endpoint_url``, ``addressing_style``, ``profile``, ``role_arn``, ``external_id``,
+        ``sts_endpoint_url`` and ``fallback``.
 
         Raises:
             ConfigurationError: *text* has another form.
@@ -190,6 +193,33 @@ class Origin:
                 f"origin {redact(text)!r} has the option {min(unknown)!r}; wanted {', '.join(_SHORT_OPTIONS)}"
             )
         return cls(name or bucket, bucket=bucket, prefix=prefix or "", **options)
+
+
+def check_fallbacks(origins: Sequence[Origin]) -> None:
+    """
+    See that each of *origins* can fall back as it says.
+
+    Raises:
+        ConfigurationError: It says another name, leads back to itself, or to an origin whose
+            prefix does not cover its keys, which stay the same.
+    """
+    known = {origin.name: origin for origin in origins}
+    for origin in origins:
+        passed, fault = [origin], ""
+        while (name := passed[-1].fallback) is not None and not fault:
+            following = known.get(name)
+            if following is None:
+                fault = f"no origin is called that; known are {', '.join(known)}"
+            elif following in passed:
+                fault = "that leads back to itself"
+            elif not passed[-1].prefix.startswith(following.prefix):
+                fault = (
+                    f"its keys begin with {passed[-1].prefix!r}, those of {name} with {following.prefix!r}"
+                )
+            else:
+                passed.append(following)
+        if fault:
+            raise ConfigurationError(f"origin {passed[-1].name!r} has fallback={name!r}: {fault}")
 
 
 #: A `Place` as a plain tuple, for whoever takes it apart at once: made in a fifth of the time.
@@ -231,10 +261,12 @@ class Coverage:
     """
     Which origin holds a target. The cost does not grow with the number of origins.
 
-    Origins must have their region by now.
+    Origins must have their region by now. *former*: what some of them were before S3 told
+    their region. Whoever asks for an object at an endpoint of the former region, where it
+    cannot be had, means the origin's own form.
     """
 
-    def __init__(self, origins: Sequence[Origin]) -> None:
+    def __init__(self, origins: Sequence[Origin], former: Sequence[Origin] = ()) -> None:
         shown = [f"{o.name} (s3://{o.bucket}/{o.prefix})" for o in origins[:_MOST_SHOWN]]
         hidden = len(origins) - len(shown)
         self._said = ", ".join(shown) + (f" and {hidden} more" if hidden else "")
@@ -245,8 +277,19 @@ class Coverage:
             self._buckets.setdefault(origin.bucket, _Holdings()).add(origin)
             for base in _bases(origin):
                 self._bases.setdefault(base, _Holdings()).add(origin)
-                host, depth = base[: base.index("/", 8)], base.count("/") - 3
-                self._depths[host] = tuple(sorted({*self._depths.get(host, ()), depth}, reverse=True))
+                self._know(base)
+        current = {origin.name: origin for origin in origins}
+        self._left: set[str] = set()  # bases of former regions
+        for origin in former:
+            for base in _bases(origin):
+                if base not in self._bases or base in self._left:
+                    self._bases.setdefault(base, _Holdings()).add(current[origin.name])
+                    self._know(base)
+                    self._left.add(base)
+
+    def _know(self, base: str) -> None:
+        host, depth = base[: base.index("/", 8)], base.count("/") - 3
+        self._depths[host] = tuple(sorted({*self._depths.get(host, ()), depth}, reverse=True))
 
     def locate(self, target: str, *, encoded: bool = False) -> Spot:
         """
@@ -306,7 +349,8 @@ class Coverage:
             key = "/".join(segments[depth + 1 :])
             origin = holdings.find(key) if holdings and key else None
             if origin:
-                return origin, _quoted_base(base), key, _parameters(target, query)
+                form = "" if base in self._left else _quoted_base(base)
+                return origin, form, key, _parameters(target, query)
         raise NotCovered(f"no origin holds {redact(target)}; origins: {self._said}")
 
 

@@ -122,6 +122,7 @@ class Policy:
     shared_reads: Literal["always", "auto"] = "always"  # "auto": not where all would sign the same bytes
     invalidation_lag: float = 2.0  # seconds after which all processes know of an invalidation
     refresh_limit: int = 100  # URLs that are renewed after one request
+    fallback_ttl: float = 60.0  # seconds for which an object found in a fallback origin is asked for there
     on_error: Literal["raise", "pass"] = "raise"  # what a hook does with a covered fetch it cannot sign
     boto_share: float = 0.5  # of ExpiresIn, that is left of what generate_presigned_url hands out
 
@@ -138,6 +139,7 @@ class Policy:
             ("assumed_session", 1),
             ("shared_patience", 0),
             ("invalidation_lag", 0.1),
+            ("fallback_ttl", 0),
         ):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and least <= value < inf):

@@ -22,10 +22,11 @@ from .credentials import effective
 from .environment import settings
 from .epochs import Epochs
 from .errors import ConfigurationError
+from .healing import Attempt, Healing
 from .local import Entry, Flights, Table
 from .metrics import Counts
 from .objects import S3Object, SignedURL
-from .origins import Origin
+from .origins import Origin, check_fallbacks
 from .policy import Policy
 from .renewal import Renewals
 from .resolver import Clock, Resolver
@@ -95,10 +96,11 @@ class Presigner:
             )
         self.policy = policy or Policy()
         given = [Origin.parse(origin) if isinstance(origin, str) else origin for origin in origins]
+        check_fallbacks(given)
         known = effective([replace(o, policy=o.policy or self.policy) for o in given])
-        self.origins = {origin.name: origin for origin in known}
-        if len(self.origins) < len(known):
+        if len({origin.name for origin in known}) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
+        self._configured = known
         self._shared = None if shared is None else _addresses(shared)
         self._namespace = namespace
         self._local_size = local_size
@@ -112,7 +114,11 @@ class Presigner:
 
     def _open(self, parent: Epochs | None = None) -> None:
         """Make what belongs to one process: counters, URLs, locks, threads, flights."""
-        origins, clock = list(self.origins.values()), self._clock
+        # As they are configured: what S3 tells of them is learned anew in each process.
+        self.origins = {origin.name: origin for origin in self._configured}
+        origins, clock = self._configured, self._clock
+        #: Whether links may lead elsewhere for a while, so that a text alone names no URL.
+        self.falls_back = any(origin.fallback for origin in origins)
         self._targets = Targets(origins)
         self.counts = Counts()
         self._table = Table(self._local_size, self.counts)
@@ -152,7 +158,10 @@ class Presigner:
         self._by_alias = self._relied if is_shared else self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
-        self.catching = Catching(self._targets, self._table, self._runner, self.counts, self._scope)
+        self.healing = Healing(
+            self.origins, self._targets, signing, self._runner, self._epochs, self.counts, clock, self._scope
+        )
+        self.catching = Catching(self._targets, self._table, self.healing, self.counts)
         self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
 
     @classmethod
@@ -372,6 +381,18 @@ class Presigner:
         """
         return paused()
 
+    def attempt(self, target: str, fallback: str | None = None) -> Attempt:
+        """
+        Return a fetch of *target* that is still to be made, which may go on in the origin *fallback*.
+
+        Raises as `url` does.
+        """
+        return self.healing.begin(self._targets.named(str(target)), {}, "a function", fallback)
+
+    async def aattempt(self, target: str, fallback: str | None = None) -> Attempt:
+        """Return what `attempt` returns, without ever blocking the event loop."""
+        return await self.healing.abegin(self._targets.named(str(target)), {}, "a function", fallback)
+
     def stats(self) -> dict[str, int]:
         """Return the counters since start; their names are explained in `metrics`."""
         return self.counts.as_dict()
@@ -407,9 +428,9 @@ class Presigner:
         """Return the object, and the alias if *target* alone names it."""
         if not isinstance(target, str):
             target = str(target)
-        if method == "GET" and params is None and lifetime is None:
+        if method == "GET" and params is None and lifetime is None and not self.falls_back:
             return self._named(target), target
-        return self._targets.asked(target, method, params, lifetime), None
+        return self.healing.where(self._targets.asked(target, method, params, lifetime)), None
 
     def _invalidation(self, target: str) -> Callable[[], None]:
         obj = self._named(str(target))
@@ -440,10 +461,11 @@ class Presigner:
     ) -> tuple[list[S3Object], Sequence[str | None]]:
         """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
-        if method == "GET" and params is None and lifetime is None:
+        if method == "GET" and params is None and lifetime is None and not self.falls_back:
             find, named = self._table.by_alias, self._targets.named
             return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
-        objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
+        where, asked = self.healing.where, self._targets.asked
+        objects = [where(asked(target, method, params, lifetime)) for target in wanted]
         return objects, [None] * len(wanted)
 
 

@@ -53,8 +53,14 @@ class Clock(Protocol):
 class Signs(Protocol):
     """Whoever can sign."""
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
-        """Return a new URL, why there is none, or None: `prepare` must come first. No I/O."""
+    def sign(
+        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
+    ) -> Entry | SigningError | None:
+        """
+        Return a new URL, why there is none, or None: `prepare` must come first. No I/O.
+
+        *since*: the earliest date, by S3's clock, that it may have.
+        """
 
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""
@@ -213,6 +219,21 @@ class Resolver:
 
         return Order(is_newer, patience, is_renewal=True)
 
+    def remedy(self, failed: Entry, since: int, patience: Patience) -> Order:
+        """Return the order for another URL than the one that has *failed*, signed *since* then if need be."""
+
+        def is_other(entry: Entry, wall: float, monotonic: float) -> bool:
+            return (
+                entry.url != failed.url and not entry.is_spent(wall, monotonic) and self._is_in_force(entry)
+            )
+
+        return Order(is_other, patience, since=since)
+
+    def drop(self, origin: str) -> None:
+        """Hold no URL of *origin* any more."""
+        with self._lock:
+            self._table.drop(origin)
+
     async def resolve(
         self, objects: Sequence[S3Object], order: Order, scope: Scope | None, effects: Effects
     ) -> list[Entry | SigningError]:
@@ -294,7 +315,7 @@ class Resolver:
             if entry is not None and flight.order.accepts(entry, wall, monotonic):
                 self._land(flight, entry, effects, is_shared=True)
                 continue
-            answer = self._signing.sign(flight.object, wall, monotonic)
+            answer = self._signing.sign(flight.object, wall, monotonic, flight.order.since)
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:

@@ -127,6 +127,32 @@ class Runner:
         order = self._resolver.replacement(self._new_patience())
         return _each(await self._resolve([obj], order, self._effects()))[0]
 
+    def remedy(self, obj: S3Object, failed: Entry, since: int, scope: Scope | None, *, renews: bool) -> Entry:
+        """
+        Return a URL of *obj* in the place of one that S3 has refused. May block; raises SigningError.
+
+        *since*: the earliest date, by S3's clock, of one that is signed for it. *renews*: newer
+        credentials are asked for.
+        """
+        if renews:
+            self._signing.freshen([failed])
+        order = self._resolver.remedy(failed, since, scope or self._new_patience())
+        return _each(run_blocking(self._resolve([obj], order, self._here(), scope)))[0]
+
+    async def aremedy(
+        self, obj: S3Object, failed: Entry, since: int, scope: Scope | None, *, renews: bool
+    ) -> Entry:
+        """Return what `remedy` returns, without ever blocking the event loop."""
+        effects = self._effects()
+        if renews:
+            await effects.freshen([failed])
+        order = self._resolver.remedy(failed, since, scope or self._new_patience())
+        return _each(await self._resolve([obj], order, effects, scope))[0]
+
+    def drop(self, origin: str) -> None:
+        """Hold no URL of *origin* any more."""
+        self._resolver.drop(origin)
+
     def take_back(self, raise_epoch: Callable[[], None]) -> None:
         """Have *raise_epoch* raise one, here and in the fleet. May block for a second."""
         run_blocking(self._take_back(raise_epoch, self._here()))
@@ -208,11 +234,11 @@ class Runner:
         return found
 
     async def _resolve(
-        self, objects: Sequence[S3Object], order: Order, effects: Effects
+        self, objects: Sequence[S3Object], order: Order, effects: Effects, scope: Scope | None = None
     ) -> list[Entry | SigningError]:
         if self._resolver.is_behind():
             await self._catch_up(effects, order.patience)
-        return await self._resolver.resolve(objects, order, None, effects)
+        return await self._resolver.resolve(objects, order, scope, effects)
 
     async def _take_back(self, raise_epoch: Callable[[], None], effects: Effects) -> None:
         patience = Patience(_TELL_WITHIN)

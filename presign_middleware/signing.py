@@ -282,6 +282,8 @@ class OriginSigning:
     def __init__(self, origin: Origin, counts: Counts, sources: Sources) -> None:
         self.origin = origin
         self.policy = origin.policy or Policy()
+        #: Seconds that S3's clock is ahead of this host's: as the policy says, and as its answers do.
+        self.skew = self.policy.skew
         self._counts = counts
         self.source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
@@ -291,7 +293,7 @@ class OriginSigning:
 
     def recipe(self, obj: S3Object, wall: float, monotonic: float) -> _Recipe | None:
         """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        now = self.source.at(wall + self.policy.skew, monotonic)
+        now = self.source.at(wall + self.skew, monotonic)
         recipe = self._recipe(obj, self.source.present(now))
         if recipe is None or now < recipe.good_until:
             return recipe
@@ -300,7 +302,7 @@ class OriginSigning:
 
     def offset(self, present: float) -> float:
         """Return *present*, monotonic less wall time; of when the session began, if it was set back since."""
-        return min(present, self.source.offset + self.policy.skew)
+        return min(present, self.source.offset + self.skew)
 
     def outgrown(self, obj: S3Object) -> Credential | None:
         """Return the credential that should sign *obj* if it is too old for that."""
@@ -322,9 +324,23 @@ class OriginSigning:
 
     def dated(self, obj: S3Object, wall: float) -> int:
         """Return the latest date that a URL of *obj*'s key may have, of any kind that is in use here."""
-        phase, now = crc32(quote_key(obj.key).encode()), wall + self.policy.skew
+        phase, now = crc32(quote_key(obj.key).encode()), wall + self.skew
         usual = self.policy.rotation(self.policy.lifetime).date(phase, now)
         return max([usual, *(recipe.latest(phase, now) for recipe in list(self._recipes.values()))])
+
+    def shift(self, seconds: float) -> None:
+        """Take S3's clock for so many *seconds* further ahead than the policy says."""
+        self.source.shift(self.policy.skew + seconds)
+        self.skew = self.policy.skew + seconds
+        self._recipes.clear()
+
+    def move(self, origin: Origin) -> None:
+        """Sign for *origin* from now on: the same one, in another region."""
+        with self._learning:
+            self.origin = origin
+            self._boto = None
+            self._plans.clear()
+            self._recipes.clear()
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
@@ -375,7 +391,7 @@ class OriginSigning:
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         rotation = self.policy.rotation(obj.lifetime, obj.share)
-        skew, counts = self.policy.skew, self._counts
+        skew, counts = self.skew, self._counts
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
@@ -435,7 +451,9 @@ class Signing:
         self._clock = clock
         self._offset = clock.monotonic() - clock.time()
 
-    def sign(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError | None:
+    def sign(
+        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
+    ) -> Entry | SigningError | None:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
         offset = monotonic - wall
         if not -_STEP < offset - self._offset < _STEP:
@@ -445,7 +463,24 @@ class Signing:
         offset = signing.offset(offset)  # before the recipe, which may have the session renewed
         recipe = signing.recipe(obj, wall, monotonic)
         epoch = self._epochs.date(obj, wall) if self._epochs.any else 0
-        return None if recipe is None else recipe.entry(obj, wall, offset, epoch)
+        return None if recipe is None else recipe.entry(obj, wall, offset, max(epoch, since))
+
+    def credential(self, obj: S3Object) -> Credential | None:
+        """Return the credential that signs *obj* at present; None: there is none yet."""
+        held = self._origins[obj.origin].source.held
+        return None if held is None else held.credential
+
+    def skew(self, origin: str) -> float:
+        """Return how many seconds the clock of *origin*'s S3 is ahead of this host's."""
+        return self._origins[origin].skew
+
+    def shift(self, origin: str, seconds: float) -> None:
+        """Take the clock of *origin*'s S3 for so many *seconds* further ahead than its policy says."""
+        self._origins[origin].shift(seconds)
+
+    def move(self, origin: Origin) -> None:
+        """Sign for *origin*, which is the same one in another region."""
+        self._origins[origin.name].move(origin)
 
     def dated(self, obj: S3Object, wall: float) -> int:
         """Return the latest date that a URL of *obj*'s key may have by now."""

@@ -6,10 +6,11 @@ lifetime becomes an object. Everything here is pure.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from .errors import ConfigurationError, NotCovered
-from .objects import Parameters, S3Object, wire_parameters
+from .objects import Parameters, S3Object, quote_key, wire_parameters
 from .origins import METHODS, Coverage, Origin, Place, Spot
 from .policy import Policy
 from .redaction import redact
@@ -28,6 +29,8 @@ class Targets:
     """The targets of some origins, which have their region and their policy by now."""
 
     def __init__(self, origins: Sequence[Origin]) -> None:
+        self._origins = {origin.name: origin for origin in origins}
+        self._former: list[Origin] = []
         self._coverage = Coverage(origins)
         self._standing = {o.name: (wire_parameters(o.params), o.policy or Policy()) for o in origins}
 
@@ -75,6 +78,47 @@ class Targets:
         obj = self.at(place, method, params)
         self.policy(obj).rotation(lifetime, share)  # raises where it is out of bounds
         return obj._replace(lifetime=lifetime, share=share)
+
+    def move(self, origin: Origin) -> None:
+        """Take *origin*, the same one in another region, in the place of what it was."""
+        self._former.append(self._origins[origin.name])
+        self._origins[origin.name] = origin
+        self._coverage = Coverage(list(self._origins.values()), self._former)
+
+    def present(self, obj: S3Object) -> S3Object:
+        """Return *obj* as it is asked for now: its endpoint may be of a region that its origin has left."""
+        if not obj.form or not self._former:
+            return obj
+        with suppress(NotCovered):
+            return obj._replace(form=self.located(f"{obj.form}{quote_key(obj.key)}").form)
+        return obj
+
+    def is_left(self, url: str) -> bool:
+        """Return whether *url* is at an endpoint of a region that its origin has left."""
+        if not self._former:
+            return False
+        with suppress(NotCovered):
+            return not self.located(url).form
+        return False
+
+    def fallback(self, obj: S3Object, name: str | None = None) -> S3Object | None:
+        """
+        Return where *obj* is looked for if its origin has it not; None: nowhere else.
+
+        *name*: an origin; None: the one that its own says.
+        """
+        name = name or self._origins[obj.origin].fallback
+        if name is None or obj.method not in ("GET", "HEAD"):
+            return None
+        lifetime = None if obj.lifetime == self.policy(obj).lifetime else obj.lifetime
+        if not obj.key.startswith(self._origins[name].prefix):
+            return None
+        with suppress(NotCovered, ConfigurationError):  # it does not sign the method, or not for so long
+            place = Place(self._origins[name], "", obj.key, obj.params)
+            found = self.at(place, obj.method, lifetime=lifetime)
+            self.policy(found).rotation(found.lifetime, obj.share)
+            return found._replace(share=obj.share)
+        return None
 
     def sample(self, origin: Origin) -> S3Object:
         """Return an object as most of *origin* will be."""

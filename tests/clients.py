@@ -19,6 +19,7 @@ import http.client
 import re
 import shutil
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -409,6 +410,10 @@ class Fetcher:
         """Return this fetcher with another presigner."""
         return dataclasses.replace(self, presigner=presigner)
 
+    def through(self, proxy: str) -> "Fetcher":
+        """Return this fetcher behind *proxy*."""
+        return dataclasses.replace(self, proxy=proxy)
+
     def outside(self) -> "Fetcher":
         """Return this fetcher with no scope of its own."""
         return dataclasses.replace(self, is_inside=False)
@@ -581,6 +586,47 @@ def _tunnel_once(listener: socket.socket, tls: ssl.SSLContext, door: Door, asked
                 server.sendall(line + b"\r\nConnection: close\r\n" + rest)
                 with server.makefile("rb") as answer, plain.makefile("wb") as out:
                     shutil.copyfileobj(answer, out)
+
+
+@contextlib.contextmanager
+def tunnels(door: Door, tls: ssl.SSLContext) -> Iterator[tuple[str, list[str]]]:
+    """Give the URL of a proxy, and the hosts it was asked for: *door* is at each of them, behind TLS."""
+    asked: list[str] = []
+    where = urlsplit(door.base)
+
+    class Tunnel(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += self.request.recv(1)
+            asked.append(head.split()[1].decode().removesuffix(":443"))
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with (
+                contextlib.suppress(OSError),
+                tls.wrap_socket(self.request, server_side=True) as plain,
+                socket.create_connection((str(where.hostname), where.port or 0)) as server,
+            ):
+                back = threading.Thread(target=pump, args=(server, plain), daemon=True)
+                back.start()
+                pump(plain, server)
+                back.join()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.daemon_threads = True
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}", asked
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager

@@ -164,10 +164,10 @@ class Held:
     def __init__(self, presigner: Presigner, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waiting: asyncio.Queue[None] = asyncio.Queue()
         self.released = asyncio.Event()
-        self._resolve = presigner.catching.aurl
-        monkeypatch.setattr(presigner.catching, "aurl", self.aurl)
+        self._resolve = presigner.healing.abegin
+        monkeypatch.setattr(presigner.healing, "abegin", self.abegin)
 
-    async def aurl(self, *args: Any) -> str:
+    async def abegin(self, *args: Any) -> Any:
         self.waiting.put_nowait(None)
         await self.released.wait()
         return await self._resolve(*args)

@@ -416,8 +416,13 @@ def test_headers_of_one_request_are_signed_for_it_alone(token: bool, colour: str
     obj = S3Object("o", "acme-media", "", "a b", "GET", (), 3600)
     botocore_clock.now = NOON
     for _ in range(2):
-        catching = presigner.catching
-        url = catching.url(obj, SSE_C) if colour == "blocking" else asyncio.run(catching.aurl(obj, SSE_C))
+        healing = presigner.healing
+        begun = (
+            healing.begin(obj, SSE_C, "a client")
+            if colour == "blocking"
+            else asyncio.run(healing.abegin(obj, SSE_C, "a client"))
+        )
+        url = begun.url
         assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == [";".join(["host", *SSE_C])]
     assert (presigner.stats()["signed"], presigner.stats()["from_local"]) == (2, 0)
     customer = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": KEY_OF_CUSTOMER.decode()}
@@ -512,7 +517,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch:
     obj = S3Object("o", "acme-media", "", "a", "GET", (), 3600)
     botocore_clock.now = NOON
     planned = presigning(session=session(True))
-    urls = [planned.url("s3://acme-media/a"), planned.catching.url(obj, SSE_C)]
+    urls = [planned.url("s3://acme-media/a"), planned.healing.begin(obj, SSE_C, "a client").url]
     monkeypatch.setattr(presign_middleware.signing, "Plan", broken)
     fallen_back = presigning(session=session(True), methods=("GET", "PUT"))
     urls += [fallen_back.url("s3://acme-media/a"), asyncio.run(fallen_back.aurl("s3://acme-media/b"))]

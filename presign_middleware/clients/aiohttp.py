@@ -23,16 +23,24 @@ from functools import partial
 from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from warnings import catch_warnings, simplefilter
 
+from ..catching import Catch
+from ..healing import Attempt
 from ..presigner import Presigner
+from ..refusals import MOST_READ, Reply
 from ..scope import paused
-from .catching import Marks, judge, unsigned
+from .catching import Marks, bare, deciding, judge, unsigned
 from .hooking import Hooks
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
 __all__ = ["AiohttpHooks", "PresignClientMiddleware", "opt_out"]
+
+#: Attributes of a request: what it is to be sent as, and what it was sent as.
+_READY, _SENT = "_presign_ready", "_presign_sent"
 
 #: By its unsigned URL, the one with a signature of ours that the application fetches at present.
 _given: ContextVar[Mapping[str, str]] = ContextVar("presign_given", default=MappingProxyType({}))
@@ -60,7 +68,7 @@ class PresignClientMiddleware:
             before, original = own.get("send"), request.send
             own["send"] = partial(_send, self._presigner, original, request)
             try:
-                return await handler(request)
+                return await _healed(self._presigner, request, handler)
             finally:
                 if before is None:
                     del own["send"]
@@ -100,10 +108,14 @@ class AiohttpHooks:
 
     def _requesting(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def _request(session: Any, method: str, url: Any, **options: Any) -> Any:
+            if self._hooks.active and deciding():
+                own = options.get("middlewares")
+                # Innermost, where other middlewares see one request and its answer.
+                options["middlewares"] = *(session._middlewares if own is None else own), _heal
             if not self._hooks.active or options.get("params") or "X-Amz-Signature=" not in str(url):
                 return await original(session, method, url, **options)
-            with _shown(None, _sent(url)) as bare:
-                return await original(session, method, url if bare is None else _url(bare), **options)
+            with _shown(None, _sent(url)) as shown:
+                return await original(session, method, url if shown is None else _url(shown), **options)
 
         return _request
 
@@ -168,38 +180,112 @@ async def _send(
     if request.method == "CONNECT" or isinstance(connection.protocol.transport, _SignedLine):
         return await original(connection)
     asked = str(request.url)
-    trail = next((one for one in request._traces if isinstance(one, _Trail)), None)
-    marks: Marks = {} if trail is None else trail.marks
-    headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
     wanted = _given.get().get(asked, asked)
-    catch = judge(presigner, wanted, request.method, headers, marks)
-    if trail is None and marks:
-        request._traces.append(_Trail(marks))
-    if catch is not None:
-        wanted = await catch.aurl() or wanted
+    attempt = vars(request).pop(_READY, None)
+    is_signed = attempt is not None
+    if not is_signed and (catch := _judged(presigner, request, wanted)) is not None:
+        attempt, is_signed = await catch.asign("aiohttp"), True
+    if is_signed:
+        vars(request)[_SENT] = attempt
+        wanted = wanted if attempt is None else attempt.url
         transport = connection.protocol.transport
         if transport is None or transport.is_closing():
             # Nothing was written, so aiohttp may try again, as after any connection that was kept too long.
             raise import_module("aiohttp").ServerDisconnectedError
-    bare = unsigned(presigner, asked)
-    if bare is not None:  # a redirect led here
-        _show(request, bare)
+    shown = unsigned(presigner, asked)
+    if shown is not None:  # a redirect led here
+        _show(request, shown)
     if wanted != str(request.url):
         connection.protocol.transport = _SignedLine(connection.protocol, wanted)
     return await original(connection)
 
 
+def _judged(presigner: Presigner | None, request: Any, url: str) -> Catch | None:
+    trail = next((one for one in request._traces if isinstance(one, _Trail)), None)
+    marks: Marks = {} if trail is None else trail.marks
+    catch = judge(presigner, url, request.method, _lowered(request.headers), marks)
+    if trail is None and marks:
+        request._traces.append(_Trail(marks))
+    return catch
+
+
+async def _heal(request: "ClientRequest", handler: "ClientHandlerType") -> "ClientResponse":
+    """Do what the hook does before the request is sent and after it is answered."""
+    return await _healed(None, request, handler)
+
+
+async def _healed(
+    presigner: Presigner | None, request: Any, handler: "ClientHandlerType"
+) -> "ClientResponse":
+    """Return the answer to *request*, sent elsewhere if it is to be, and once more if S3 refuses its URL."""
+    own, asked = vars(request), str(request.url)
+    attempt: Attempt | None = None
+    if any(one.catching.is_elsewhere(asked, request.method) for one in _deciders(presigner)):
+        catch = _judged(presigner, request, _given.get().get(asked, asked))
+        attempt = await catch.asign("aiohttp") if catch is not None else None
+    while True:
+        response = await _answered(request, attempt, handler)
+        attempt = own.pop(_SENT, None)
+        headers = _lowered(response.headers)
+        if attempt is None or not attempt.heard(response.status, headers):
+            return response
+        attempt = await attempt.aagain(Reply(response.status, headers, await _read(response)))
+        if attempt is None or not (isinstance(request.body, bytes) or _is_repeatable(request.body)):
+            return response
+        response.close()
+
+
+async def _answered(request: Any, attempt: Attempt | None, handler: "ClientHandlerType") -> "ClientResponse":
+    """Return the answer to *request*, sent as *attempt* says, if there is one."""
+    if attempt is None:
+        return await handler(request)
+    vars(request)[_READY] = attempt
+    url, host = request.url, request.headers["Host"]
+    request.url, there = _url(bare(attempt.url)), urlsplit(attempt.url).netloc
+    if there != urlsplit(str(url)).netloc:
+        request.headers["Host"] = there
+    try:
+        response = await handler(request)
+    finally:
+        request.url, request.headers["Host"] = url, host
+    vars(response)["_request_info"] = request.request_info  # of the URL that was asked for
+    return response
+
+
+async def _read(response: Any) -> bytes:
+    """Return the beginning of the body of *response*, which keeps all of it."""
+    head = b""
+    while len(head) < MOST_READ and (part := await response.content.read(MOST_READ - len(head))):
+        head += part
+    with catch_warnings():
+        simplefilter("ignore", DeprecationWarning)  # there is nothing else yet
+        response.content.unread_data(head)
+    return head
+
+
+def _is_repeatable(body: Any) -> bool:
+    return isinstance(body, import_module("aiohttp").BytesPayload)
+
+
+def _deciders(presigner: Presigner | None) -> tuple[Presigner, ...]:
+    return (presigner,) if presigner is not None else deciding()
+
+
+def _lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): ",".join(headers.getall(name)) for name in headers}
+
+
 @contextmanager
 def _shown(presigner: Presigner | None, url: str) -> Iterator[str | None]:
     """Give the unsigned form of *url* if a presigner that may decide has signed it, and know it inside."""
-    bare = unsigned(presigner, url)
-    if bare is None:
+    shown = unsigned(presigner, url)
+    if shown is None:
         yield None
         return
     before = _given.get()
-    _given.set({**before, bare: url})
+    _given.set({**before, shown: url})
     try:
-        yield bare
+        yield shown
     finally:
         _given.set(before)
 

@@ -12,7 +12,7 @@ from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import catching, current
 
-__all__ = ["Mark", "Marks", "ambient", "deciding", "judge", "unsigned"]
+__all__ = ["Mark", "Marks", "ambient", "bare", "deciding", "judge", "unsigned"]
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -91,6 +91,13 @@ def unsigned(presigner: Presigner | None, url: str) -> str | None:
         return None
     candidates = (presigner,) if presigner else deciding()
     return next((bare for one in candidates if (bare := one.catching.unsigned(url)) is not None), None)
+
+
+def bare(url: str) -> str:
+    """Return *url*, which is signed, without what a signer adds."""
+    unsigned, _, query = url.partition("?")
+    rest = "&".join(pair for pair in query.split("&") if not pair.startswith("X-Amz-"))
+    return f"{unsigned}?{rest}" if rest else unsigned
 
 
 def deciding() -> tuple[Presigner, ...]:

@@ -14,9 +14,9 @@ What can go wrong:
 * httpcore's ``extensions={"trace": ...}`` is told of the signed request, being below it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 from ..catching import Catch
 from ..presigner import Presigner
+from ..refusals import MOST_READ, Reply
 from .catching import Marks, judge, unsigned
 from .hooking import Hooks
 
@@ -76,14 +77,15 @@ class PresignTransport(_Transport):
         """Send *request*, signed if it is covered. Raises SigningError."""
         if self._inner is None:
             self._inner = _library(request).HTTPTransport()
-        return self._inner.handle_request(self._veiled(_signed(request, self._presigner), request))
+        send = self._inner.handle_request
+        return _fetched(lambda signed: send(self._veiled(signed, request)), request, self._presigner)
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*, signed if it is covered. Raises SigningError."""
         if self._inner is None:
             self._inner = _library(request).AsyncHTTPTransport()
-        signed = await _asigned(request, self._presigner)
-        return await self._inner.handle_async_request(self._veiled(signed, request))
+        send = self._inner.handle_async_request
+        return await _afetched(lambda signed: send(self._veiled(signed, request)), request, self._presigner)
 
     def _veiled(self, signed: Any, request: Any) -> Any:
         """Return *signed* so that tools around the library's own transport see the URL of *request*."""
@@ -155,16 +157,16 @@ class HttpxHooks:
     def _sending_one(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def handle_request(*args: Any) -> Any:
             *transport, request = args  # of an object's own method there is no transport
-            return original(*transport, _signed(request, None) if self._hooks.active else request)
+            send = partial(original, *transport)
+            return _fetched(send, request, None) if self._hooks.active else send(request)
 
         return handle_request
 
     def _asending_one(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def handle_async_request(*args: Any) -> Any:
             *transport, request = args
-            return await original(
-                *transport, await _asigned(request, None) if self._hooks.active else request
-            )
+            send = partial(original, *transport)
+            return await (_afetched(send, request, None) if self._hooks.active else send(request))
 
         return handle_async_request
 
@@ -299,14 +301,83 @@ def _shown(request: Any, presigner: Presigner | None) -> _Given:
     return given
 
 
-def _signed(request: Any, presigner: Presigner | None) -> Any:
+def _fetched(send: Callable[[Any], Any], request: Any, presigner: Presigner | None) -> Any:
+    """Return the answer to *request*, signed if it is covered, and once more if S3 refuses its URL."""
     url, catch = _judged(request, presigner)
-    return _copy(request, url, catch.url() if catch is not None else None)
+    attempt = catch.sign(_library(request).__name__) if catch is not None else None
+    while True:
+        response = send(_copy(request, url, attempt.url if attempt is not None else None))
+        if attempt is None or not attempt.heard(response.status_code, response.headers):
+            return response
+        attempt = attempt.again(Reply(response.status_code, response.headers, _read(response, request)))
+        if attempt is None or not _can_be_sent_again(request):
+            return response
+        response.close()
 
 
-async def _asigned(request: Any, presigner: Presigner | None) -> Any:
+async def _afetched(send: Callable[[Any], Awaitable[Any]], request: Any, presigner: Presigner | None) -> Any:
+    """Return what `_fetched` returns, without ever blocking the event loop."""
     url, catch = _judged(request, presigner)
-    return _copy(request, url, await catch.aurl() if catch is not None else None)
+    attempt = await catch.asign(_library(request).__name__) if catch is not None else None
+    while True:
+        response = await send(_copy(request, url, attempt.url if attempt is not None else None))
+        if attempt is None or not attempt.heard(response.status_code, response.headers):
+            return response
+        body = await _aread(response, request)
+        attempt = await attempt.aagain(Reply(response.status_code, response.headers, body))
+        if attempt is None or not _can_be_sent_again(request):
+            return response
+        await response.aclose()
+
+
+def _read(response: Any, request: Any) -> bytes:
+    """Return the beginning of the body of *response*, which keeps all of it."""
+    chunks, parts, size = [], iter(response.stream), 0
+    while size < MOST_READ and (chunk := next(parts, None)) is not None:
+        chunks.append(chunk)
+        size += len(chunk)
+    response.stream = _rejoined(_library(request))(chunks, parts, response.stream)
+    return b"".join(chunks)
+
+
+async def _aread(response: Any, request: Any) -> bytes:
+    chunks, parts, size = [], aiter(response.stream), 0
+    while size < MOST_READ and (chunk := await anext(parts, None)) is not None:
+        chunks.append(chunk)
+        size += len(chunk)
+    response.stream = _rejoined(_library(request))(chunks, parts, response.stream)
+    return b"".join(chunks)
+
+
+@cache
+def _rejoined(library: ModuleType) -> Any:
+    """Return a kind of stream that has what was read of another, and then the rest of it."""
+
+    class Rejoined(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc,name-defined]
+        def __init__(self, chunks: list[bytes], rest: Any, stream: Any) -> None:
+            self._chunks, self._rest, self._stream = chunks, rest, stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield from self._chunks
+            yield from self._rest
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for chunk in self._chunks:
+                yield chunk
+            async for chunk in self._rest:
+                yield chunk
+
+        def close(self) -> None:
+            self._stream.close()
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    return Rejoined
+
+
+def _can_be_sent_again(request: Any) -> bool:
+    return isinstance(request.stream, _library(request).ByteStream)
 
 
 def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | None]:
@@ -338,7 +409,7 @@ def _copy(request: Any, asked: str, signed: str | None) -> Any:
         return request
     wire = type(request.url)(signed or asked)
     headers = request.headers.copy()
-    if request.url.scheme == "s3":
+    if wire.netloc != request.url.netloc:  # that of an s3 URL is a bucket
         headers["Host"] = wire.netloc.decode("ascii")
     return type(request)(
         request.method,

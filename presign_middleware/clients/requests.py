@@ -12,6 +12,7 @@ What can go wrong:
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ from urllib.parse import quote, urljoin
 from ..errors import ConfigurationError
 from ..presigner import Presigner
 from ..redaction import redact
-from .catching import Marks, judge, unsigned
+from .catching import Marks, unsigned
 from .hooking import Hooks
-from .urllib3 import Fetch, hooked, lowered, mounted, opened, send, wire
+from .urllib3 import Fetch, following, hooked, mounted, opened, send, wire
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -77,17 +78,14 @@ class PresignAdapter(_Adapter):
         asked = str(request.url)
         trail = _trail(request)
         fetch = Fetch(self._presigner, trail.marks, trail.given)
-        sent = request
+        place = None
         if asked[:5].lower() == "s3://":
             # requests drops the params of such a target and encodes nothing: the rest is the literal key.
-            sent = request.copy()
-            sent.url = self._located(request, asked, fetch)
+            place = self._located(request, asked, fetch)
         else:
             request.url = fetch.shown(asked)
         with opened(mounted, fetch):
-            response: Any = self._inner.send(sent, *args, **kwargs)
-        if sent is not request:
-            response.url, response.request = asked, request
+            response: Any = _sent(self._inner.send, request, fetch, place, *args, **kwargs)
         response.connection = self  # for an auth that sends again
         answer: Response = response
         return answer
@@ -99,17 +97,12 @@ class PresignAdapter(_Adapter):
     def _located(self, request: "PreparedRequest", asked: str, fetch: Fetch) -> str:
         """Return the unsigned URL at which an ``s3://`` target lives, and have *fetch* sign it."""
         url = f"s3://{quote(asked[5:], safe='/')}"
-        catch = judge(self._presigner, url, str(request.method), lowered(request.headers), fetch.marks)
-        signed = catch.url() if catch is not None else None
-        if signed is None:
+        located = fetch.located(url, str(request.method), request.headers, "requests")
+        if located is None:
             raise import_module("requests.exceptions").InvalidSchema(
                 f"{redact(asked)} can be fetched only if it is signed: no origin of this presigner covers "
                 "it, or nothing is caught here"
             )
-        bare, _, query = signed.partition("?")
-        rest = "&".join(pair for pair in query.split("&") if not pair.startswith("X-Amz-"))
-        located = f"{bare}?{rest}" if rest else bare
-        fetch.ready[located] = signed
         return located
 
 
@@ -164,9 +157,32 @@ class RequestsHooks:
             fetch = Fetch(None, trail.marks, trail.given)
             request.url = fetch.shown(request.url)
             with opened(hooked, fetch):
-                return original(adapter, request, *args, **kwargs)
+                return _sent(partial(original, adapter), request, fetch, None, *args, **kwargs)
 
         return send
+
+
+def _sent(
+    send: Callable[..., Any], request: Any, fetch: Fetch, place: str | None, *args: Any, **kwargs: Any
+) -> Any:
+    """Return the answer to *request*, sent to *place* if not where it says, and once more if need be."""
+    # A hook below an adapter of ours leaves that to it.
+    if place is None and (fetch.presigner is not None or mounted.get() is None):
+        place = fetch.elsewhere(request.url, request.method, request.headers, "requests")
+    response = send(_moved(request, place), *args, **kwargs)
+    while (again := following(fetch, response.raw)) is not None:
+        place, response = again, send(_moved(request, again), *args, **kwargs)
+    if place is not None:
+        response.url, response.request = request.url, request
+    return response
+
+
+def _moved(request: Any, place: str | None) -> Any:
+    if place is None:
+        return request
+    moved = request.copy()
+    moved.url = place
+    return moved
 
 
 class _Trail(dict[str, Any]):

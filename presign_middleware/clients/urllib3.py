@@ -16,21 +16,24 @@ What can go wrong:
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import BufferedReader, RawIOBase
 from types import ModuleType
 from typing import Any
 
 from ..errors import SigningError
+from ..healing import Attempt
 from ..presigner import Presigner
-from .catching import Marks, judge, unsigned
+from ..refusals import MOST_READ, Reply
+from .catching import Marks, bare, deciding, judge, unsigned
 from .hooking import Hooks
 
-__all__ = ["Fetch", "Urllib3Hooks", "hooked", "lowered", "mounted", "opened", "send", "wire"]
+__all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted", "opened", "send", "wire"]
 
 
 class Fetch:
     """One fetch, with its retries and redirects."""
 
-    __slots__ = ("given", "marks", "presigner", "ready")
+    __slots__ = ("attempt", "can_be_sent_again", "given", "marks", "presigner", "ready")
 
     def __init__(
         self,
@@ -41,7 +44,28 @@ class Fetch:
         self.presigner = presigner
         self.marks: Marks = {} if marks is None else marks
         self.given = {} if given is None else given  #: by its unsigned URL, one that came with our signature
-        self.ready: dict[str, str] = {}  #: by its unsigned URL, the URL that is to be on the wire
+        self.ready: dict[str, Attempt] = {}  #: by its unsigned URL, what is to be on the wire
+        self.attempt: Attempt | None = None  #: what was sent last, if it was signed
+        self.can_be_sent_again = True
+
+    def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any], client: str) -> str | None:
+        """Return what `located` does, if *url* is not to be asked for where it says."""
+        deciders = (self.presigner,) if self.presigner else deciding()
+        if any(one.catching.is_elsewhere(url, method) for one in deciders):
+            return self.located(url, method, headers, client)
+        return None
+
+    def located(self, url: str, method: str, headers: Mapping[Any, Any], client: str) -> str | None:
+        """Return the unsigned URL at which *url* is to be asked for, now signed; None: it is not."""
+        catch = judge(self.presigner, self.given.get(url, url), method, lowered(headers), self.marks)
+        attempt = catch.sign(client) if catch is not None else None
+        return None if attempt is None else self.place(attempt)
+
+    def place(self, attempt: Attempt) -> str:
+        """Return the unsigned URL that is to be asked for, to send *attempt*."""
+        located = bare(attempt.url)
+        self.ready[located] = attempt
+        return located
 
     def shown(self, url: str) -> str:
         """Return what the client may see and log of *url*: if this library signed it, its unsigned form."""
@@ -91,7 +115,14 @@ class Urllib3Hooks:
                 return original(manager, method, url, *args, **kwargs)
             fetch = hooked.get() or Fetch()  # it calls itself for a redirect
             with opened(hooked, fetch):
-                return original(manager, method, fetch.shown(url), *args, **kwargs)
+                shown = fetch.shown(url)
+                place = fetch.elsewhere(shown, method, kwargs.get("headers") or manager.headers, "urllib3")
+                response = original(manager, method, place or shown, *args, **kwargs)
+                while (again := following(fetch, response)) is not None:
+                    place, response = again, original(manager, method, again, *args, **kwargs)
+            if place is not None:
+                response.url = _target(shown)
+            return response
 
         return urlopen
 
@@ -99,12 +130,20 @@ class Urllib3Hooks:
         def urlopen(pool: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
             if not self._hooks.active:
                 return original(pool, method, url, *args, **kwargs)
-            fetch = hooked.get() or Fetch()  # a manager's or requests', or it calls itself for a retry
+            outer = hooked.get()  # a manager's or requests', or it calls itself for a retry
+            fetch = outer or Fetch()
             with opened(hooked, fetch):
                 shown = url
                 if url.startswith("/") and "X-Amz-Signature=" in url:
                     shown = _target(fetch.shown(_url(pool.scheme, pool.host, pool.port, url)))
-                return original(pool, method, shown, *args, **kwargs)
+                response = original(pool, method, shown, *args, **kwargs)
+                if outer is not None:
+                    return response
+                # A pool by itself leads to one host: what has to be asked for at another is its own answer.
+                while (again := following(fetch, response)) and pool.is_same_host(again):
+                    response = original(pool, method, _target(again), *args, **kwargs)
+                    response.url = shown
+            return response
 
         return urlopen
 
@@ -175,7 +214,9 @@ def send(
     """
     asked = url if not url.startswith("/") else _url(*_peer(connection), url)
     with opened(hooked, None):
-        wanted = fetch.ready.get(asked) or _wanted(fetch, asked, method, headers)
+        fetch.attempt = fetch.ready.get(asked) or _attempt(fetch, asked, method, headers)
+    fetch.can_be_sent_again = body is None or isinstance(body, (bytes, str))
+    wanted = fetch.given.get(asked, asked) if fetch.attempt is None else fetch.attempt.url
     if wanted == asked:
         return original(connection, method, url, body, headers, **options)
     target = wanted if url is asked else _target(wanted)
@@ -199,10 +240,58 @@ def send(
         del connection._encode_request
 
 
-def _wanted(fetch: Fetch, asked: str, method: str, headers: Mapping[Any, Any] | None) -> str:
+def _attempt(fetch: Fetch, asked: str, method: str, headers: Mapping[Any, Any] | None) -> Attempt | None:
     url = fetch.given.get(asked, asked)
     catch = judge(fetch.presigner, url, method, lowered(headers or {}), fetch.marks)
-    return (catch.url() if catch is not None else None) or url
+    return catch.sign("urllib3") if catch is not None else None
+
+
+def following(fetch: Fetch, response: Any) -> str | None:
+    """
+    Return the unsigned URL that *fetch* is to be sent to in the place of what *response* answers.
+
+    None: S3 has not refused it for its URL, or there is no remedy. *response* is urllib3's.
+    """
+    attempt, fetch.attempt = fetch.attempt, None
+    headers = lowered(response.headers)
+    if attempt is None or not attempt.heard(response.status, headers):
+        return None
+    attempt = attempt.again(Reply(response.status, headers, _read(response)))
+    if attempt is None or not fetch.can_be_sent_again:
+        return None
+    response.drain_conn()
+    return fetch.place(attempt)
+
+
+def _read(response: Any) -> bytes:
+    """Return the beginning of the body of *response*, which keeps all of it."""
+    if response._body is not None:  # it was read when it came
+        return bytes(response._body[:MOST_READ])
+    if response._fp is None:
+        return b""
+    head: bytes = response._fp.read(MOST_READ)
+    response._fp = BufferedReader(_Rejoined(head, response._fp))
+    return head
+
+
+class _Rejoined(RawIOBase):
+    """A body of which the *head* was read."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._rest.close()
+        super().close()
 
 
 def lowered(headers: Mapping[Any, Any]) -> dict[str, str]:

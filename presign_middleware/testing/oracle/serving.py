@@ -82,10 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value.encode().decode("latin-1"))
         if self.close_connection:
             self.send_header("Connection", "close")
-        if not any(name == "Content-Length" for name, _ in response.headers) and response.status not in (
-            204,
-            304,
-        ):
+        is_framed = {name for name, _ in response.headers} & {"Content-Length", "Transfer-Encoding"}
+        if not is_framed and response.status not in (204, 304):
             self.send_header("Content-Length", "0")
         self.end_headers()
         self.wfile.write(response.body)
