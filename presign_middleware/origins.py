@@ -6,7 +6,7 @@ compared exactly; whatever is doubtful is not covered. Everything here is pure.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -54,6 +54,8 @@ _URL = re.compile(
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
+_NO_FIRST = ("", ".")  # of a key: it would be empty, or may be a dot segment
+_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://").match
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # by identity: params and sessions have no hash
@@ -249,6 +251,11 @@ class _Holdings:
         if len(origin.prefix) not in self._lengths:
             self._lengths = tuple(sorted((*self._lengths, len(origin.prefix)), reverse=True))
 
+    @property
+    def longest(self) -> int:
+        """How long the longest prefix is."""
+        return self._lengths[0]
+
     def find(self, key: str) -> Origin | None:
         for length in self._lengths:
             origin = self._origins.get(key[:length])
@@ -272,12 +279,15 @@ class Coverage:
         self._said = ", ".join(shown) + (f" and {hidden} more" if hidden else "")
         self._buckets: dict[str, _Holdings] = {}
         self._bases: dict[str, _Holdings] = {}
+        self._named: dict[str, tuple[Origin, _Holdings]] = {}  # each origin, and all that are at its place
         self._depths: dict[str, tuple[int, ...]] = {}  # how many path segments bases of this host have
         for origin in origins:
             self._buckets.setdefault(origin.bucket, _Holdings()).add(origin)
             for base in _bases(origin):
                 self._bases.setdefault(base, _Holdings()).add(origin)
                 self._know(base)
+            # By its last base, which two origins of one bucket have in common, whatever their `urls`.
+            self._named[origin.name] = origin, self._bases[base]
         current = {origin.name: origin for origin in origins}
         self._left: set[str] = set()  # bases of former regions
         for origin in former:
@@ -308,6 +318,67 @@ class Coverage:
         if ("/." in key or key[0] == ".") and _has_dots(key):
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
         return place
+
+    def named(self, name: str) -> tuple[Origin, Callable[[str], Spot]]:
+        """
+        Return the origin of that *name*, and what says where a text points: a key of it, or a target.
+
+        That raises NotCovered for what the origin does not hold, or another one with a longer prefix does.
+
+        Raises:
+            ConfigurationError: There is no such origin.
+        """
+        found = self._named.get(name)
+        if found is None:
+            raise ConfigurationError(f"no origin is called {name!r}; known are {self._said}")
+        origin, neighbours = found
+        prefix, has_own_place = origin.prefix, neighbours.longest == len(origin.prefix)
+
+        def within(text: str) -> Spot:
+            # Most keys pass all of this, and a page has a thousand.
+            if (
+                has_own_place
+                and text.startswith(prefix)
+                and "://" not in text
+                and "/." not in text
+                and text[:1] not in _NO_FIRST
+                and text.isascii()
+            ):
+                return origin, "", text, ()
+            return self._within(origin, neighbours, text)
+
+        return origin, within
+
+    def _within(self, origin: Origin, neighbours: _Holdings, text: str) -> Spot:
+        key = text
+        if _HAS_SCHEME(text):
+            own = f"s3://{origin.bucket}/"
+            if not text.startswith(own):
+                place = self.locate(text)
+                if place[0] is not origin:
+                    raise NotCovered(
+                        f"{redact(text)} is of origin {place[0].name!r}, and {origin.name!r} was named: "
+                        f"name the other one, or none, or give a key of s3://{origin.bucket}/{origin.prefix}"
+                    )
+                return place
+            key = text[len(own) :]
+        holder = neighbours.find(key) if key else None
+        if holder is None or not key.startswith(origin.prefix):
+            raise NotCovered(
+                f"origin {origin.name!r} does not hold the key {redact(key)!r}: a key is given whole, "
+                f"as it is in bucket {origin.bucket}, and begins with {origin.prefix!r}"
+            )
+        # The longest prefix wins, whichever was named: its origin may add parameters, to keep users safe.
+        if holder.prefix != origin.prefix:
+            raise NotCovered(
+                f"the key {redact(key)!r} is of origin {holder.name!r}, whose prefix is longer, "
+                f"and {origin.name!r} was named: name the other one, or none"
+            )
+        if not key.isascii() and _has_surrogates(key):
+            raise NotCovered(f"{redact(key)} cannot be written as UTF-8: it has a lone surrogate")
+        if _has_dots(key):
+            raise NotCovered(f"{redact(key)} has a dot segment, which HTTP clients collapse on their own")
+        return origin, "", key, ()
 
     def _locate_bucket(self, target: str, encoded: bool) -> Spot:
         bucket, _, key = target[5:].partition("/")

@@ -23,6 +23,7 @@ from .environment import settings
 from .epochs import Epochs
 from .errors import ConfigurationError
 from .healing import Attempt, Healing
+from .linking import Linking
 from .local import Entry, Flights, Table
 from .metrics import Counts
 from .objects import S3Object, SignedURL
@@ -163,6 +164,7 @@ class Presigner:
         )
         self.catching = Catching(self._targets, self._table, self.healing, self.counts)
         self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
+        self.linking = Linking(self._targets, self._runner, self._scope)
 
     @classmethod
     def from_env(cls) -> "Presigner":

@@ -5,7 +5,7 @@ A target becomes a place (`origins`), and a place with a method, parameters and 
 lifetime becomes an object. Everything here is pure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -51,6 +51,34 @@ class Targets:
         return self.at(
             self._coverage.locate(target), method, wire_parameters(params) if params else (), lifetime
         )
+
+    def finder(
+        self, origin: str | None, method: str, params: Parameters, lifetime: int | None
+    ) -> Callable[[str], S3Object]:
+        """
+        Return what makes objects of texts, all of one kind: keys or targets of *origin*; None: any target.
+
+        It raises NotCovered.
+
+        Raises:
+            ConfigurationError: There is no such origin, or *lifetime* is out of its bounds.
+            NotCovered: The origin does not sign *method*.
+        """
+        if origin is None:
+            locate = self._coverage.locate
+            return lambda text: self.at(locate(text), method, params, lifetime)
+        named, within = self._coverage.named(origin)
+        # What all keys of one link have in common is looked into once.
+        name, bucket, _, _, *rest = self.at((named, "", named.prefix, ()), method, params, lifetime)
+
+        def find(text: str) -> S3Object:
+            place = within(text)
+            _, form, key, asked = place
+            if form or asked:
+                return self.at(place, method, params, lifetime)
+            return _object(S3Object, (name, bucket, "", key, *rest))
+
+        return find
 
     def located(self, url: str) -> Place:
         """Return where *url*, as an HTTP client has encoded it, points. Raises NotCovered."""

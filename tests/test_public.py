@@ -83,6 +83,7 @@ def test_the_version() -> None:
         "from presign_middleware import *",
         "import presign_middleware.asgi",
         "import presign_middleware.wsgi",
+        "from presign_middleware.links import Link, link, alink; Link('media')",
         "import presign_middleware.testing",
         "from presign_middleware import intercept; intercept()",
     ],
@@ -95,6 +96,7 @@ def test_imports_are_light(statement: str) -> None:
         *("boto3", "botocore", "s3transfer", "pymemcache", "cryptography"),
         *("starlette", "fastapi", "flask", "django", "werkzeug", "uvicorn", "pytest"),
         *("httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp", "urllib3"),
+        "pydantic",
     }
     assert set() == heavy & {name.partition(".")[0] for name in json.loads(answer.stdout)}
 
