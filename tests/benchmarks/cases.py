@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from presign_middleware.testing import Memcached
 
+from .answers import LINKS, Answers
 from .idle import Asgi, Fetches, Wsgi
 from .ours import Fleet, Ours, gets_many
 from .peers import Boto3, Cachetools, Dict, Emcache, Hashes, Obstore, Pymemcache, PymemcacheHash
@@ -20,6 +21,7 @@ _HELD = "Held: one URL a call"
 _HELD_PAGE = "Held: a page of 200"
 _COLD = "Cold: one URL a call"
 _COLD_PAGE = "Cold: a page of 200"
+_ANSWER = "A Pydantic response of 1,000 links, cold"
 _IDLE_ASGI = "Idle: an ASGI request that fetches nothing"
 _IDLE_WSGI = "Idle: a WSGI request that fetches nothing"
 _UNCOVERED_HTTPX = "Not covered: a fetch of httpx"
@@ -44,6 +46,7 @@ GOALS = (
     Goal("local hit within 3x of a bare dict look-up with expiry check", _HELD, "url()", Dict.NAME, 3),
     Goal("plan-signed URL at least 20x faster than boto3 through url()", _COLD, "url()", Boto3.NAME, 1 / 20),
     Goal("at least 40x in urls() of 200", _COLD_PAGE, "urls()", Boto3.NAME, 1 / 40),
+    Goal("at least 40x in a response of 1,000 links", _ANSWER, "link()", Answers.BOTO3, 1 / 40),
     Goal(
         "a request that fetches nothing within 1.15x of Starlette's",
         _IDLE_ASGI,
@@ -109,6 +112,7 @@ def cases(runner: asyncio.Runner) -> tuple[Case, ...]:
                 cachetools.signs(),
             ),
         ),
+        Case(_ANSWER, LINKS, (Answers.BOTO3, Answers.TARGETS), Answers(runner, boto3).links()),
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "SHARED_PASSES",
     "TARGETS",
     "VALUE",
+    "key",
     "session",
     "temporary_session",
 ]
@@ -33,10 +34,14 @@ SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 #: Seconds. A day, so that next to no URL turns over while the benchmark runs.
 LIFETIME = 86_400
 
-#: A page of thumbnails; keys of 56 characters.
-KEYS = tuple(
-    f"public/galleries/2026/{n // 24:06}/thumbnail-640x480-{n * 7919 % 99_991:05}.jpg" for n in range(200)
-)
+
+def key(number: int) -> str:
+    """Return the key of a thumbnail, of 56 characters."""
+    return f"public/galleries/2026/{number // 24:06}/thumbnail-640x480-{number * 7919 % 99_991:05}.jpg"
+
+
+#: A page of thumbnails.
+KEYS = tuple(key(number) for number in range(200))
 TARGETS = tuple(f"s3://{BUCKET}/{key}" for key in KEYS)
 
 #: How often what is held already is gone through in one round: once is too short to time.
