@@ -16,7 +16,7 @@ for the origin, for as long as this process lives.
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import floor
 from statistics import median
@@ -236,6 +236,10 @@ class Healing:
         if found is None or self._clock.monotonic() >= found[1]:
             return obj
         return next((one for one in self._chain(obj, fallback) if one.origin == found[0]), obj)
+
+    def where_all(self, objects: Sequence[S3Object]) -> Sequence[S3Object]:
+        """Return `where` of each of *objects*."""
+        return [self.where(obj) for obj in objects] if self._found else objects
 
     @property
     def has_moved(self) -> bool:

@@ -4,6 +4,7 @@ Links of one answer: objects with different parameters and lifetimes, found in o
 
 from collections.abc import Callable, Sequence
 
+from .healing import Healing
 from .objects import S3Object
 from .runner import Runner
 from .scope import Scope
@@ -15,17 +16,22 @@ __all__ = ["Linking"]
 class Linking:
     """Makes objects of what an answer holds, and finds the URLs of all of them at once."""
 
-    def __init__(self, targets: Targets, runner: Runner, scope: Callable[[], Scope | None]) -> None:
+    def __init__(
+        self, targets: Targets, healing: Healing, runner: Runner, scope: Callable[[], Scope | None]
+    ) -> None:
         self.finder = targets.finder
+        self._healing = healing
         self._runner = runner
         self._scope = scope
 
     def urls(self, objects: Sequence[S3Object]) -> list[str]:
         """Return the URL of each of *objects*, in order. May block; raises the first SigningError."""
+        objects = self._healing.where_all(objects)
         entries = self._runner.find_all(objects, [None] * len(objects), self._scope())
         return [entry.url for entry in entries]
 
     async def aurls(self, objects: Sequence[S3Object]) -> list[str]:
         """Return what `urls` returns, without ever blocking the event loop."""
+        objects = self._healing.where_all(objects)
         entries = await self._runner.afind_all(objects, [None] * len(objects), self._scope())
         return [entry.url for entry in entries]

@@ -164,7 +164,7 @@ class Presigner:
         )
         self.catching = Catching(self._targets, self._table, self.healing, self.counts)
         self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
-        self.linking = Linking(self._targets, self._runner, self._scope)
+        self.linking = Linking(self._targets, self.healing, self._runner, self._scope)
 
     @classmethod
     def from_env(cls) -> "Presigner":
@@ -460,15 +460,14 @@ class Presigner:
 
     def _objects(
         self, targets: Iterable[str], method: str, params: Params, lifetime: int | None
-    ) -> tuple[list[S3Object], Sequence[str | None]]:
+    ) -> tuple[Sequence[S3Object], Sequence[str | None]]:
         """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
         if method == "GET" and params is None and lifetime is None and not self.falls_back:
             find, named = self._table.by_alias, self._targets.named
             return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
-        where, asked = self.healing.where, self._targets.asked
-        objects = [where(asked(target, method, params, lifetime)) for target in wanted]
-        return objects, [None] * len(wanted)
+        objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
+        return self.healing.where_all(objects), [None] * len(wanted)
 
 
 def _addresses(shared: str) -> "Addresses":
