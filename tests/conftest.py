@@ -1,6 +1,7 @@
 """What every test has: the public fixtures, and no AWS settings, proxies or netrc of whoever runs it."""
 
 import datetime
+import logging
 import os
 import ssl
 import sys
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from faults import FakeMemcached
 from fleet import Fleet
-from ways import Door, opened
+from ways import SIGNED, Door, opened
 
 from presign_middleware import memcached as memcached_room
 from presign_middleware.testing import Clock, SeaweedFS
@@ -125,3 +126,12 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     return context
+
+
+@pytest.fixture
+def nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """L1: no record that anyone logs at DEBUG while the test runs holds a signature."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    texts = [f"{one.getMessage()} {one.args!r} {vars(one)!r}" for one in caplog.get_records("call")]
+    assert [text for text in texts if SIGNED.search(text)] == []

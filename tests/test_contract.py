@@ -32,26 +32,14 @@ from clients import (
     limit_of,
     tunnel,
 )
-from ways import SIGNATURE, Door, presigner_for, signed
+from ways import SIGNATURE, SIGNED, Door, presigner_for, signed
 
 from presign_middleware import Policy, Presigner, SigningError, intercept
 from presign_middleware.clients import catching
 
 STRANGER: Final = boto3.Session("AKIAPRESIGNSTRANGER0", "a-secret-of-nobody", region_name="us-east-1")
-SIGNED: Final = re.compile(r"X-Amz-(?:Signature=[0-9a-f]{64}|Credential=)")
-
-
-def everything(record: logging.LogRecord) -> str:
-    """Return all that a handler could write of *record*."""
-    return f"{record.getMessage()} {record.args!r} {vars(record)!r}"
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """L1: no record that anyone logs at DEBUG while one of these tests runs holds a signature."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert [text for text in map(everything, caplog.get_records("call")) if SIGNED.search(text)] == []
+#: L1 for each of these.
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 @pytest.fixture(params=fetchers())

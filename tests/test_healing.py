@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import httpx
 import pytest
 from clients import LIMITS, Fetcher, OneShot, fetchers, limit_of, tunnels
+from fleet import MEDIA, REGION, Fleet, counted, let_publish
 from ways import Door, opened, origin, presigner_for
 
 from presign_middleware import Policy, Presigner
-from presign_middleware.testing import Clock, S3Request, S3Response
+from presign_middleware.clients.httpx import PresignTransport
+from presign_middleware.testing import Clock, Memcached, S3Request, S3Response
 
 ERRORS: Final = {
     "ExpiredToken": 400,
@@ -40,6 +43,10 @@ def refusal(code: str, status: int, message: str = "No.", *, more: str = "", **h
     body = f"<?xml version='1.0'?>\n<Error>{inner}</Error>".encode()
     given = tuple((name.replace("_", "-"), value) for name, value in headers.items())
     return S3Response(status, (*given, ("Content-Length", str(len(body)))), body, code)
+
+
+#: L1 for each of these.
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 class Refusing(Door):
@@ -92,11 +99,6 @@ def fetcher(request: pytest.FixtureRequest, door: Refusing) -> Iterator[Fetcher]
         yield fetcher
 
 
-def counted(fetcher: Fetcher, *names: str) -> tuple[int, ...]:
-    stats = fetcher.presigner.stats()
-    return tuple([stats[name] for name in names])
-
-
 # --- H1: one new signature, one replay ----------------------------------------------------------------------
 
 
@@ -111,7 +113,7 @@ def test_a_refused_url_is_signed_anew_and_fetched_once_more(fetcher: Fetcher, do
         answer = fetcher.fetch(url)
         assert (answer.status, answer.content, answer.url) == (200, code.encode(), url)
         assert len(set(door.signatures)) == len(door.arrived) == 2
-        assert counted(fetcher, "signed", "healed", "unhealed") == (2 * number, number, 0)
+        assert counted(fetcher.presigner, "signed", "healed", "unhealed") == (2 * number, number, 0)
 
 
 def test_what_took_its_place_is_served_from_then_on(fetcher: Fetcher, door: Refusing) -> None:
@@ -144,7 +146,7 @@ def test_any_other_answer_is_the_applications(fetcher: Fetcher, door: Refusing) 
         found = fetcher.fetch(door.cat)
         assert (found.status, found.content) == (answer.status, answer.body)
     assert len(door.arrived) == len(OTHERS)
-    assert counted(fetcher, "signed", "healed", "unhealed") == (1, 0, 0)
+    assert counted(fetcher.presigner, "signed", "healed", "unhealed") == (1, 0, 0)
 
 
 @pytest.mark.parametrize("is_sized", [True, False])
@@ -173,7 +175,7 @@ def test_a_refused_replay_is_the_answer(fetcher: Fetcher, door: Refusing) -> Non
     door.told += [refusal("ExpiredToken", 400, "first"), refusal("InvalidToken", 400, "second")]
     found = fetcher.fetch(door.cat)
     assert (found.status, b"second" in found.content, len(door.arrived)) == (400, True, 2)
-    assert counted(fetcher, "healed", "unhealed") == (0, 1)
+    assert counted(fetcher.presigner, "healed", "unhealed") == (0, 1)
 
 
 def test_an_upload_is_never_sent_twice(fetcher: Fetcher, door: Refusing) -> None:
@@ -193,6 +195,25 @@ def test_headers_that_were_signed_are_signed_anew(fetcher: Fetcher) -> None:
         own = fetcher.using(presigner_for(door))
         found = own.fetch(door.cat, headers={"x-amz-request-payer": "requester"})
         assert (found.status, len(door.arrived)) == (200, 2)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_refused_leaves_the_fleet(fleet: Fleet, memcached: Memcached, method: str) -> None:
+    """H1: a process whose shared URL is refused shares its own in its place, which others adopt."""
+    fleet.oracle.create_bucket("media", region=REGION)
+    fleet.oracle.put("media", method, b"a cat")
+    one, two, three = (
+        fleet.member(memcached.url, fleet.session(name)) for name in ("ASIAONE", "ASIATWO", "ASIATHREE")
+    )
+    target = f"{MEDIA}/{method}"
+    spoilt = one.url(target, method)
+    fleet.oracle.remove_key("ASIAONE")
+    with httpx.Client(transport=PresignTransport(two, httpx.WSGITransport(app=fleet.oracle.wsgi))) as client:
+        assert client.request(method, target).status_code == 200
+    assert counted(two, "from_shared", "signed", "healed") == (1, 1, 1)
+    let_publish(two)
+    assert three.url(target, method) == two.url(target, method) != spoilt
+    assert counted(three, "signed") == (0,)
 
 
 # --- H1: HEAD -----------------------------------------------------------------------------------------------
@@ -248,7 +269,7 @@ def test_whoever_fetched_with_the_same_url_shares_the_remedy(fetcher: Fetcher, d
     fetcher.fetch(door.cat)
     door.spoilt.update(door.signatures)
     assert {answer.status for answer in fetcher.fetch_at_once([door.cat] * 10)} == {200}
-    assert counted(fetcher, "signed") == (2,)
+    assert counted(fetcher.presigner, "signed") == (2,)
 
 
 # --- H1, H2: the region -------------------------------------------------------------------------------------
@@ -343,7 +364,7 @@ def test_a_date_that_cannot_be_is_not_believed(fetcher: Fetcher, door: Refusing,
         for date in ("Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", ""):
             door.always = S3Response(200, (("Date", date), ("Content-Length", "0")))
             assert off.fetch(url).status == 200
-    assert counted(off, "clocks_learned") == (0,)
+    assert counted(off.presigner, "clocks_learned") == (0,)
 
 
 # --- H4: fallback origins -----------------------------------------------------------------------------------
@@ -391,7 +412,7 @@ def test_what_neither_has_is_missing(fetcher: Fetcher, door: Refusing, archive: 
     for number in (1, 2):
         assert both.fetch(f"{door.base}/media/no.jpg").status == 404
         assert (len(door.arrived), len(archive.arrived)) == (number, number)
-    assert counted(both, "fallbacks") == (0,)
+    assert counted(both.presigner, "fallbacks") == (0,)
 
 
 def test_what_the_fallback_has_lost_is_looked_for_where_it_belongs(

@@ -8,6 +8,7 @@ A `Door` is the strict oracle; it also tells what was on the wire, and can redir
 import asyncio
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -27,6 +28,9 @@ ACCESS_KEY, SECRET_KEY = "AKIAPRESIGNWAYS00000", "a-secret-of-the-door"
 
 #: Never found in anything that the application or its logs see.
 SIGNATURE = "X-Amz-"
+
+#: What no log and no exception may hold.
+SIGNED: Final = re.compile(r"X-Amz-(?:Signature=[0-9a-f]{64}|Credential=)")
 
 _session: Final = boto3.Session(
     aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="eu-west-1"
