@@ -91,4 +91,5 @@ def redact(target: object) -> str:
     """Return *target* fit for a message: no query, no userinfo, at most 200 characters, printable."""
     text = re.sub(r"[?#].*", "", str(target), flags=re.DOTALL)
     text = re.sub(r"//.*@", "//", text)
+    text = _SECRETS.sub(r"\1[redacted]", text)  # a query that was quoted
     return ascii(text[:200])[1:-1][:200]

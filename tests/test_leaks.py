@@ -33,6 +33,7 @@ from presign_middleware import (
     presigned,
     signing,
 )
+from presign_middleware.redaction import redact
 from presign_middleware.testing import Clock
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -306,6 +307,12 @@ def test_a_url_within_a_url(log: Log, url: str) -> None:
     assert "amazonaws.com" in written.getvalue()
     for hidden in ("5e5e", quote(quote(TOKEN, safe=""), safe="")):
         assert hidden not in written.getvalue()
+
+
+@pytest.mark.parametrize("target", [URL, SIGV2, quote(URL, safe=""), quote(quote(URL, safe=""), safe="")])
+def test_a_target_in_a_message(target: str) -> None:
+    """L1: of a target that is a presigned URL, or has one quoted in it, messages show no signature."""
+    assert "5e5e" not in redact(f"https://media.s3.eu-west-1.amazonaws.com/{target}")
 
 
 def test_the_rest_of_a_url_stays() -> None:
