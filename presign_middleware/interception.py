@@ -17,12 +17,12 @@ import wrapt
 
 from .clients.aiohttp import AiohttpHooks
 from .clients.botocore import AiobotocoreHooks, BotocoreHooks, keeping
-from .clients.catching import ambient
 from .clients.httpx import HttpxHooks
 from .clients.requests import RequestsHooks
 from .clients.urllib3 import Urllib3Hooks
 from .errors import ConfigurationError
 from .presigner import Presigner
+from .scope import ambient
 
 __all__ = ["Interception", "intercept"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from .local import Entry, Patience
 from .objects import S3Object
 
-__all__ = ["Scope", "Setting", "catching", "current", "paused", "setting", "swap"]
+__all__ = ["Scope", "Setting", "ambient", "catching", "current", "paused", "setting", "swap"]
 
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
@@ -29,6 +29,9 @@ _WAITING = 1 / 20
 _current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
 _paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
 
+
+#: Presigners that hooks use where there is no scope; put there by ``intercept(presigner=...)``.
+ambient: list[Any] = []  # Presigner is a room above this one
 
 #: What a scope has met that has met nothing yet.
 _NOTHING: OrderedDict[S3Object, Entry] = OrderedDict()

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 from ..catching import Catch
 from ..presigner import Presigner
 from ..redaction import redact
-from ..scope import catching, current
+from ..scope import ambient, catching, current
 
-__all__ = ["Mark", "Marks", "ambient", "bare", "deciding", "judge", "unsigned"]
+__all__ = ["Mark", "Marks", "bare", "deciding", "judge", "unsigned"]
 
 logger = logging.getLogger("presign_middleware.clients")
-
-#: Presigners that hooks use where there is no scope; put there by ``intercept(presigner=...)``.
-ambient: list[Presigner] = []
 
 #: Frames of these packages stand between an application's call and a hook.
 _PLUMBING = {
@@ -113,7 +110,7 @@ def _of_scope(url: str) -> Presigner | None:
     if scope is not None:
         presigner: Presigner = scope.presigner
         return presigner
-    candidates = tuple(ambient)
+    candidates: tuple[Presigner, ...] = tuple(ambient)
     for presigner in candidates:
         # Its own signed URLs too, which are treated like their unsigned form.
         if presigner.catching.covers(url) or presigner.catching.unsigned(url) is not None:
