@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .decorator import presigned
     from .errors import ConfigurationError, NotCovered, PresignError, SigningError
+    from .explaining import Explanation
     from .interception import intercept
     from .objects import SignedURL
     from .origins import Origin
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigurationError",
+    "Explanation",
     "NotCovered",
     "Origin",
     "Policy",
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "ConfigurationError": "errors",
+    "Explanation": "explaining",
     "NotCovered": "errors",
     "Origin": "origins",
     "Policy": "policy",

@@ -142,6 +142,12 @@ class Source:
         return keys in self._known if self._known else None
 
     @property
+    def failure(self) -> str:
+        """Why the source had no credentials when it was asked last; "": it had, or was not asked."""
+        failure = self._failure
+        return "" if failure is None else str(failure)
+
+    @property
     def now(self) -> float:
         """The time by AWS's clock, whatever was done to this host's since the source was asked."""
         return self.at(self._time(), self._clock.monotonic())

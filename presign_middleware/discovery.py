@@ -41,7 +41,7 @@ class Discovery:
         # What follows is written with the condition held.
         self.nodes: tuple[Address, ...] = ()
         self.is_asking = False
-        self._has_failed = False  # the last time
+        self.has_failed = False  # the last time
         self._again_at = -inf  # monotonic
 
     def look(self) -> None:
@@ -65,7 +65,7 @@ class Discovery:
         except Exception as error:  # of the resolver, the socket, the answer
             failure = type(error).__name__
         with self._condition:
-            is_first, self._has_failed = not self._has_failed, nodes is None
+            is_first, self.has_failed = not self.has_failed, nodes is None
             self._again_at = monotonic() + (_AGAIN_AFTER if nodes else _SOONER_AFTER)
             before, self.nodes = self.nodes, nodes or self.nodes
             self.is_asking = False

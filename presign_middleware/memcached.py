@@ -243,6 +243,11 @@ class Server:
             turn.end()
             return answer
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the breaker is open."""
+        return self._is_open
+
     def is_down(self) -> bool:
         """Return whether the breaker is open; begin a probe if it is time for one."""
         if self._is_open:  # read without the condition: who comes a moment late is told by `use`

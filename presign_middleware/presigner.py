@@ -22,6 +22,7 @@ from .credentials import effective
 from .environment import settings
 from .epochs import Epochs
 from .errors import ConfigurationError
+from .explaining import Explaining, Explanation
 from .healing import Attempt, Healing
 from .linking import Linking
 from .local import Entry, Flights, Table
@@ -129,7 +130,13 @@ class Presigner:
         self._epochs = Epochs(skews, lag, self.counts, is_shared=is_shared, parent=parent)
         self._signing = signing = Signing(origins, self.counts, clock, self._epochs)
         resolver = Resolver(
-            signing, self._table, self._flights, self.counts, clock, epochs=self._epochs, is_shared=is_shared
+            signing,
+            self._table,
+            self._flights,
+            self.counts,
+            clock,
+            epochs=self._epochs,
+            is_shared=is_shared,
         )
         shared = None
         if self._shared is not None:
@@ -154,6 +161,17 @@ class Presigner:
             self._epochs,
             shared,
             self.policy.shared_patience,
+        )
+        self.explaining = Explaining(
+            self._targets,
+            self._table,
+            signing,
+            resolver,
+            self._epochs,
+            shared,
+            self._namespace,
+            clock,
+            self._scope,
         )
         self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
         self._by_alias = self._relied if is_shared else self._table.by_alias
@@ -290,6 +308,21 @@ class Presigner:
     ) -> SignedURL:
         """Return what `resolve` returns, without ever blocking the event loop."""
         return _signed_url(await self._aentry(target, method, params, lifetime), target)
+
+    def explain(
+        self,
+        target: str,
+        method: str = "GET",
+        params: Params = None,
+        lifetime: int | None = None,
+    ) -> Explanation:
+        """
+        Tell what `url` would do with the same arguments, here and now, and why.
+
+        Looks and touches nothing: no I/O, nothing is signed, counted or renewed. Raises for no
+        target; what `url` would refuse is explained in the words of its error.
+        """
+        return self.explaining.explain(target, method, params, lifetime)
 
     def refresh(self, target: str) -> SignedURL:
         """

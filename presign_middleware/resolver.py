@@ -23,10 +23,10 @@ from .metrics import Counts
 from .objects import S3Object
 from .scope import Scope
 
-__all__ = ["Clock", "Copy", "Effects", "Item", "Resolver", "Signs"]
+__all__ = ["KEPT_METHODS", "Clock", "Copy", "Effects", "Item", "Resolver", "Signs"]
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
-_KEPT_METHODS = frozenset({"GET", "HEAD"})
+KEPT_METHODS = frozenset({"GET", "HEAD"})
 
 #: Seconds for which a long scope is content with an AGEING URL that was the best there is, at most.
 _LONGEST_REST = 60
@@ -183,6 +183,25 @@ class Resolver:
         wall, monotonic = self._time(), self._monotonic()
         return [None if entry.is_spent(wall, monotonic) else entry for entry in entries]
 
+    def is_servable(self, scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
+        """
+        Return whether *entry* may be served to *scope*.
+
+        An AGEING entry is, except to a scope that is older than half the AGEING window:
+        a websocket or a job has no response after which it could be renewed. It gets a new
+        one, unless it has had one lately that was no better.
+        """
+        # One with an alias was looked at since an epoch was raised, see `forget`: a page is all such.
+        if entry.alias is None and not self._is_in_force(entry):
+            return False
+        if entry.is_fresh(wall, monotonic):
+            return True
+        if entry.is_spent(wall, monotonic):
+            return False
+        if scope is None or monotonic - scope.opened < entry.ageing / 2:
+            return True
+        return scope.is_at_rest(entry.object, monotonic)
+
     def is_behind(self) -> bool:
         """Return whether the epochs have to be read before anything is handed out."""
         return self._epochs.good_until <= self._monotonic()
@@ -204,7 +223,7 @@ class Resolver:
 
     def lookup(self, scope: Scope | None, patience: Patience) -> Order:
         """Return the order for a URL that can be served to *scope*."""
-        return Order(lambda *entry_and_now: self._is_servable(scope, *entry_and_now), patience)
+        return Order(lambda *entry_and_now: self.is_servable(scope, *entry_and_now), patience)
 
     def renewal(self, patience: Patience) -> Order:
         """Return the order for a URL that is FRESH, whoever made it."""
@@ -270,7 +289,7 @@ class Resolver:
         if not is_mine:
             self._counts.from_flight += 1
         _note_age(scope, answer, self._time(), self._monotonic())
-        if scope is not None and answer.object.method in _KEPT_METHODS:
+        if scope is not None and answer.object.method in KEPT_METHODS:
             scope.remember(answer)
 
     def _count_renewal(self, answer: Entry | SigningError) -> None:
@@ -337,7 +356,7 @@ class Resolver:
 
     def _is_common(self, obj: S3Object) -> bool:
         """Return whether the URL of *obj* is read from the shared cache, and written to it."""
-        return self._is_shared and obj.method in _KEPT_METHODS and self._signing.is_common(obj)
+        return self._is_shared and obj.method in KEPT_METHODS and self._signing.is_common(obj)
 
     def _land_held(self, flight: Flight, effects: Effects) -> bool:
         """Land *flight* if by now this process holds what will do."""
@@ -357,7 +376,7 @@ class Resolver:
             own, standing = self._early.pop(entry.object, (None, entry))
             if own is entry:
                 entry = standing
-            if entry.object.method in _KEPT_METHODS:
+            if entry.object.method in KEPT_METHODS:
                 self._table.put(entry)
             if is_shared and not flight.order.is_renewal:
                 self._counts.from_shared += 1
@@ -386,10 +405,10 @@ class Resolver:
             if answer is not None:
                 _note_age(scope, answer, wall, monotonic)
                 self._counts.from_signer += 1
-                if obj.method in _KEPT_METHODS:
+                if obj.method in KEPT_METHODS:
                     self._table.put(answer, alias)
             entry = answer
-        if scope is not None and entry is not None and obj.method in _KEPT_METHODS:
+        if scope is not None and entry is not None and obj.method in KEPT_METHODS:
             scope.remember(entry)
         return entry
 
@@ -397,34 +416,15 @@ class Resolver:
         """Return what this request or this process holds of *obj* and may serve."""
         if scope is not None:
             entry = scope.seen(obj)
-            if entry is not None and self._is_servable(scope, entry, wall, monotonic):
+            if entry is not None and self.is_servable(scope, entry, wall, monotonic):
                 self._counts.from_scope += 1
                 return entry
         entry = self._table.get(obj)
-        if entry is None or not self._is_servable(scope, entry, wall, monotonic):
+        if entry is None or not self.is_servable(scope, entry, wall, monotonic):
             return None
         entry.used = True
         self._counts.from_local += 1
         return entry
-
-    def _is_servable(self, scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
-        """
-        Return whether *entry* may be served to *scope*.
-
-        An AGEING entry is, except to a scope that is older than half the AGEING window:
-        a websocket or a job has no response after which it could be renewed. It gets a new
-        one, unless it has had one lately that was no better.
-        """
-        # One with an alias was looked at since an epoch was raised, see `forget`: a page is all such.
-        if entry.alias is None and not self._is_in_force(entry):
-            return False
-        if entry.is_fresh(wall, monotonic):
-            return True
-        if entry.is_spent(wall, monotonic):
-            return False
-        if scope is None or monotonic - scope.opened < entry.ageing / 2:
-            return True
-        return scope.is_at_rest(entry.object, monotonic)
 
     def _is_fresh(self, entry: Entry, wall: float, monotonic: float) -> bool:
         return entry.is_fresh(wall, monotonic) and self._is_in_force(entry)

@@ -132,6 +132,13 @@ class Servers:
         down = [server.is_down() for server in servers]  # all of them, since each may have to be probed
         return all(down)
 
+    def has_failed(self) -> bool:
+        """Return whether all servers are known to be down. Asks nobody, and begins no probe."""
+        servers = tuple(self._servers.values())
+        if not servers:
+            return self._discovery is not None and self._discovery.has_failed
+        return all(server.has_failed for server in servers)
+
     def connect(self) -> None:
         """Begin to connect to each, in the background."""
         for server in self.each():

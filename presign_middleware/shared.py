@@ -112,6 +112,10 @@ class Shared:
         self._counts.shared_skipped += is_down
         return is_down
 
+    def has_failed(self) -> bool:
+        """Return what `is_down` does, without counting it, and without a probe."""
+        return self._servers.has_failed()
+
     def connect(self) -> None:
         """Begin to connect, in the background."""
         self._servers.connect()

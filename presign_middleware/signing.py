@@ -315,6 +315,16 @@ class OriginSigning:
         """Return what signs *obj*, or has signed it: its credentials may be past. None: nothing yet."""
         return self._recipe(obj, self.source.held)
 
+    def signer(self, obj: S3Object) -> str:
+        """Return what would sign *obj*, "plan" or "boto3"; "": nothing of its shape was signed yet."""
+        held = self.source.held
+        if held is None:
+            return ""
+        try:
+            return "boto3" if self._plans[_Shape.of(obj, held)] is None else "plan"
+        except KeyError:
+            return ""
+
     def is_common(self, obj: S3Object) -> bool:
         """Return whether other processes may sign *obj* otherwise, or are to be asked anyway."""
         if self.policy.shared_reads == "always":
@@ -481,6 +491,14 @@ class Signing:
     def move(self, origin: Origin) -> None:
         """Sign for *origin*, which is the same one in another region."""
         self._origins[origin.name].move(origin)
+
+    def of(self, origin: str) -> OriginSigning:
+        """Return what signs for *origin*."""
+        return self._origins[origin]
+
+    def learned(self, origin: str) -> Mapping[str, str]:
+        """Return what S3's answers have taught of *origin*: texts for people, by what they are about."""
+        return {}
 
     def dated(self, obj: S3Object, wall: float) -> int:
         """Return the latest date that a URL of *obj*'s key may have by now."""

@@ -50,6 +50,7 @@ def test_exported_names() -> None:
     assert sorted(presign_middleware.__all__) == presign_middleware.__all__
     assert {
         *("Presigner", "Origin", "Policy", "SignedURL", "presigned", "intercept", "RedactSignatures"),
+        "Explanation",
         *("PresignError", "ConfigurationError", "SigningError", "NotCovered"),
     } == set(presign_middleware.__all__)
     for name in presign_middleware.__all__:
