@@ -7,12 +7,13 @@ renewed. So it can be asked on any path, also of an error that is just being rai
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from .epochs import Epochs
-from .errors import ConfigurationError, NotCovered
+from .errors import ConfigurationError, NotCovered, SigningError
 from .local import Entry, Table
 from .objects import Parameters, S3Object, quote_key
 from .origins import Origin
@@ -116,13 +117,8 @@ class Explanation:
         yield "answered by", self.tier
         yield "held", self._held
         if self.state is not None:
-            yield (
-                "",
-                (
-                    f"dated {_utc(self.dated)}, FRESH until {_utc(self.fresh_until)}, "
-                    f"SPENT from {_utc(self.ageing_until)}"
-                ),
-            )
+            ages = f"FRESH until {_utc(self.fresh_until)}, SPENT from {_utc(self.ageing_until)}"
+            yield "", f"dated {_utc(self.dated)}, {ages}"
         taken_back = "no" if self.epoch is None else f"what was signed before {_utc(self.epoch)}"
         yield "taken back", taken_back if self.epochs_known else f"{taken_back}; others are asked first"
         namespace = "" if self.shared == "none" else f", namespace {self.namespace!r}"
@@ -197,6 +193,11 @@ class Explaining:
         """Return in one line what is known of *obj*, as a note on an exception."""
         target = f"{obj.form}{quote_key(obj.key)}" if obj.form else f"s3://{obj.bucket}/{obj.key}"
         return self._explained(obj, redact(target)).short
+
+    def note(self, error: SigningError, obj: S3Object) -> None:
+        """Add the short form of *obj* to *error*, which is about to be raised for the first time."""
+        with suppress(Exception):  # a defect of ours must not take the error's place
+            error.add_note(self.short(obj))
 
     def _explained(self, obj: S3Object, target: str) -> Explanation:
         wall, monotonic, scope = self._clock.time(), self._clock.monotonic(), self._scope()

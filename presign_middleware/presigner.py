@@ -21,7 +21,7 @@ from .catching import Catching
 from .credentials import effective
 from .environment import settings
 from .epochs import Epochs
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SigningError
 from .explaining import Explaining, Explanation
 from .healing import Attempt, Healing
 from .linking import Linking
@@ -137,6 +137,7 @@ class Presigner:
             clock,
             epochs=self._epochs,
             is_shared=is_shared,
+            note=self._note,
         )
         shared = None
         if self._shared is not None:
@@ -161,6 +162,7 @@ class Presigner:
             self._epochs,
             shared,
             self.policy.shared_patience,
+            self._note,
         )
         self.explaining = Explaining(
             self._targets,
@@ -446,6 +448,9 @@ class Presigner:
     def _relied(self, alias: str) -> Entry | None:
         """Return what is held under *alias*, unless what other processes may have taken back is unknown."""
         return self._table.by_alias(alias) if self._monotonic() < self._epochs.good_until else None
+
+    def _note(self, error: SigningError, obj: S3Object) -> None:
+        self.explaining.note(error, obj)
 
     def _scope(self) -> Scope | None:
         scope = current()

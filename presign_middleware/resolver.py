@@ -23,7 +23,7 @@ from .metrics import Counts
 from .objects import S3Object
 from .scope import Scope
 
-__all__ = ["KEPT_METHODS", "Clock", "Copy", "Effects", "Item", "Resolver", "Signs"]
+__all__ = ["KEPT_METHODS", "Clock", "Copy", "Effects", "Item", "Note", "Resolver", "Signs"]
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
 KEPT_METHODS = frozenset({"GET", "HEAD"})
@@ -38,6 +38,9 @@ _MOST_ATTEMPTS = 3
 _MOST_EARLY = 1_000
 
 Fly = Callable[[Sequence[Flight], "Effects"], Coroutine[Any, Any, None]]
+
+#: Adds to an error what is known of the object that it is about. It takes no lock and does no I/O.
+Note = Callable[[SigningError, S3Object], None]
 
 
 class Clock(Protocol):
@@ -143,6 +146,7 @@ class Resolver:
         *,
         epochs: Epochs,
         is_shared: bool,  # whether another process may have what this one has not
+        note: Note,
     ) -> None:
         self._signing = signing
         self._table = table
@@ -152,6 +156,7 @@ class Resolver:
         self._monotonic = clock.monotonic
         self._epochs = epochs
         self._is_shared = is_shared
+        self._note = note
         self._early: dict[S3Object, tuple[Entry, Entry]] = {}  # adoptions that came before the landing
         self._lock = Lock()
 
@@ -401,6 +406,7 @@ class Resolver:
             answer = self._signing.sign(obj, wall, monotonic)
             if isinstance(answer, SigningError):
                 self._counts.failed += 1
+                self._note(answer, obj)
                 raise answer
             if answer is not None:
                 _note_age(scope, answer, wall, monotonic)

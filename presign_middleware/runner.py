@@ -15,7 +15,7 @@ from .local import Entry, Flights, Order, Patience
 from .metrics import Counts
 from .objects import S3Object
 from .pool import Pool
-from .resolver import Clock, Effects, Resolver, Signs
+from .resolver import Clock, Effects, Note, Resolver, Signs
 from .scope import Scope
 from .sharing import Shares, Sharing
 
@@ -49,6 +49,7 @@ class Runner:
         epochs: Epochs,
         shared: Shares | None,
         patience: float,  # seconds for the shared cache
+        note: Note,
     ) -> None:
         self._resolver = resolver
         self._signing = signing
@@ -57,6 +58,7 @@ class Runner:
         self._clock = clock
         self._epochs = epochs
         self._patience = patience
+        self._note = note
         self._sharing = None if shared is None else Sharing(shared, resolver)
         self._blocking = BlockingEffects(signing, flights, self._sharing)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
@@ -120,12 +122,12 @@ class Runner:
     def replace(self, obj: S3Object) -> Entry:
         """Return a newer URL of *obj* than this process holds. May block; raises SigningError."""
         order = self._resolver.replacement(self._new_patience())
-        return _each(run_blocking(self._resolve([obj], order, self._here())))[0]
+        return self._each([obj], run_blocking(self._resolve([obj], order, self._here())))[0]
 
     async def areplace(self, obj: S3Object) -> Entry:
         """Return what `replace` returns, without ever blocking the event loop."""
         order = self._resolver.replacement(self._new_patience())
-        return _each(await self._resolve([obj], order, self._effects()))[0]
+        return self._each([obj], await self._resolve([obj], order, self._effects()))[0]
 
     def remedy(self, obj: S3Object, failed: Entry, since: int, scope: Scope | None, *, renews: bool) -> Entry:
         """
@@ -165,8 +167,9 @@ class Runner:
         """Return a URL that signs *headers* too, for one request alone. May block; raises SigningError."""
         try:
             url = self._signing.sign_once(obj, headers)
-        except SigningError:
+        except SigningError as error:
             self._counts.failed += 1
+            self._note(error, obj)
             raise
         self._counts.from_signer += 1
         return url
@@ -177,7 +180,9 @@ class Runner:
             signing = self._pool.submit(self.sign_once, obj, headers)
         except RuntimeError as error:
             self._counts.failed += 1
-            raise threadless(obj, error) from error
+            failure = threadless(obj, error)
+            self._note(failure, obj)
+            raise failure from error
         return await asyncio.wrap_future(signing)
 
     async def amake_ready(self, objects: Sequence[S3Object]) -> None:
@@ -226,12 +231,25 @@ class Runner:
         found: list[Entry] = []
         for _ in range(_MOST_LOOKS):
             missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-            waited = iter(_each(await self._resolver.resolve(missing, order, scope, effects)))
+            answers = await self._resolver.resolve(missing, order, scope, effects)
+            waited = iter(self._each(missing, answers))
             found = [next(waited) if entry is None else entry for entry in entries]
             entries = self._resolver.unspent(found)
             if None not in entries:
                 break
         return found
+
+    def _each(self, objects: Sequence[S3Object], answers: Sequence[Entry | SigningError]) -> list[Entry]:
+        """Return *answers*, those of *objects*, or raise the first that is an error."""
+        entries = []
+        for obj, answer in zip(objects, answers, strict=True):
+            if isinstance(answer, SigningError):
+                # A copy: those who waited for one flight must not share a traceback, nor notes.
+                error = SigningError(*answer.args)
+                self._note(error, obj)
+                raise error from answer.__cause__
+            entries.append(answer)
+        return entries
 
     async def _resolve(
         self, objects: Sequence[S3Object], order: Order, effects: Effects, scope: Scope | None = None
@@ -281,14 +299,3 @@ class Runner:
 def _bound(entries: Sequence[Entry]) -> list[Entry]:
     """Return those of *entries* that only newer credentials make live longer."""
     return [entry for entry in entries if entry.reason in ("credentials", "assumed")]
-
-
-def _each(answers: Sequence[Entry | SigningError]) -> list[Entry]:
-    """Return *answers*, or raise the first that is an error."""
-    entries = []
-    for answer in answers:
-        if isinstance(answer, SigningError):
-            # A copy: those who waited for one flight must not share a traceback.
-            raise SigningError(*answer.args) from answer.__cause__
-        entries.append(answer)
-    return entries

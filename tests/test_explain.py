@@ -1,5 +1,7 @@
-"""What `explain` says, that it is so, and that asking changes nothing."""
+"""What `explain` says, that it is so, that asking changes nothing, and the notes that errors carry."""
 
+import asyncio
+import copy
 import pickle
 import re
 import socket
@@ -11,11 +13,12 @@ from urllib.parse import quote
 
 import boto3
 import pytest
+from crowds import in_threads
 from faults import FakeMemcached, eventually
 from fleet import Fleet, let_publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sources import A_DAY, Role, settle, source_of
+from sources import A_DAY, Chain, Role, held, settle, source_of
 
 from presign_middleware import (
     ConfigurationError,
@@ -27,6 +30,7 @@ from presign_middleware import (
     intercept,
     signing,
 )
+from presign_middleware.explaining import Explaining
 from presign_middleware.testing import Clock, Memcached
 
 NOW: Final = 1_767_268_800  # of a new Clock
@@ -629,3 +633,110 @@ def test_no_signature_of_ours_is_told() -> None:
         said = f"{found}{found.short}{found!r}"
         leaked = [part for part in (signature, SECRET, TOKEN, quote(TOKEN, safe="")) if part in said]
         assert leaked == []
+
+
+# Notes on errors.
+
+DOORS: Final[list[Callable[[Presigner], Any]]] = [
+    lambda p: p.url("s3://bare/a"),
+    lambda p: asyncio.run(p.aurl("s3://bare/a")),
+    lambda p: p.urls(["s3://acme-media/b", "s3://bare/a"]),
+    lambda p: asyncio.run(p.aurls(["s3://acme-media/b", "s3://bare/a"])),
+    lambda p: p.resolve("s3://bare/a"),
+    lambda p: asyncio.run(p.aresolve("s3://bare/a")),
+    lambda p: p.refresh("s3://bare/a"),
+    lambda p: asyncio.run(p.arefresh("s3://bare/a")),
+    lambda p: p.warm(["s3://bare/a"]),
+    lambda p: asyncio.run(p.awarm(["s3://bare/a"])),
+    lambda p: caught(p, {}).url(),
+    lambda p: asyncio.run(caught(p, {}).aurl()),
+    lambda p: caught(p, {"x-amz-request-payer": "requester"}).url(),
+    lambda p: asyncio.run(caught(p, {"x-amz-request-payer": "requester"}).aurl()),
+]
+
+
+def caught(presigner: Presigner, headers: dict[str, str]) -> Any:
+    url = "https://bare.s3.eu-west-1.amazonaws.com/a"
+    return presigner.catching.decide(url, "GET", headers, None).catch
+
+
+def failed(attempt: Callable[[], Any]) -> SigningError:
+    with pytest.raises(SigningError) as found:
+        attempt()
+    return found.value
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_error_is_explained(nobody: Presigner, door: Callable[[Presigner], Any]) -> None:
+    """A SigningError carries one note, of the object that it is about, through whatever door it leaves."""
+    (note,) = failed(lambda: door(nobody)).__notes__
+    assert re.search(r"^GET \S+ of origin bare: answered by nobody: no credentials were found; ", note)
+    assert "bare" in note.split()[1]
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda p: p.url("s3://media/b"), lambda p: p.urls(["s3://static/a", "s3://media/b"])]
+)
+def test_an_error_of_the_quick_path_is_explained(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Presigner], Any]
+) -> None:
+    """So does one for which nobody had to be waited for."""
+    sessions = Role(clock)
+    sessions.is_stuck = True
+    static = Origin("static", bucket="static", session=STATIC)
+    presigner = Presigner(static, sessions.origin(policy=replace(A_DAY, min_remaining=300)), clock=clock)
+    presigner.urls(["s3://media/a", "s3://static/b"])
+    clock.advance(3600 - 290)
+    failed(lambda: presigner.url("s3://media/a"))  # after which the source is left alone for a while
+    monkeypatch.setattr(presigner._flights, "board", None)
+    (note,) = failed(lambda: ask(presigner)).__notes__
+    assert note.startswith(
+        "GET s3://media/b of origin media: answered by nobody: its credentials end too soon"
+    )
+
+
+def test_those_who_wait_for_one_flight_have_notes_of_their_own(clock: Clock) -> None:
+    """D2: each of those whom one failure reaches has an error with one note, in threads and in tasks."""
+    sessions = Chain(clock)
+    sessions.failure = RuntimeError()
+    presigner = Presigner(sessions.origin(), clock=clock)
+    with held(sessions):
+        answers = in_threads(presigner, ["s3://media/a"] * 5, sessions.gate.set)
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(
+            *[presigner.aurl("s3://media/a") for _ in range(5)], return_exceptions=True
+        )
+
+    every: list[list[Any]] = [answers, asyncio.run(ask())]
+    for errors in every:
+        assert [type(error) for error in errors] == [SigningError] * 5
+        assert [len(error.__notes__) for error in errors] == [1] * 5
+        assert len({id(error.__notes__) for error in errors}) == 5
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_an_error_can_be_copied(nobody: Presigner, copied: Callable[[SigningError], SigningError]) -> None:
+    """A copy of an error, and one that went through a pickle, has its text and its note."""
+    error = failed(lambda: nobody.url("s3://bare/a"))
+    again = copied(error)
+    assert (type(again), str(again), again.__notes__) == (SigningError, str(error), error.__notes__)
+
+
+def test_nothing_is_explained_where_nothing_fails(
+    presigner: Presigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL that can be signed costs no explanation."""
+    monkeypatch.setattr(Explaining, "note", None)
+    monkeypatch.setattr(Explaining, "_explained", None)
+    presigner.url(CAT)
+    presigner.urls([CAT, f"{CAT}.2"])
+    asyncio.run(presigner.aurls([CAT, f"{CAT}.3"]))
+
+
+def test_a_defect_does_not_take_the_place_of_the_error(
+    nobody: Presigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If explaining fails, the error is raised all the same, without a note."""
+    monkeypatch.setattr(Explaining, "_explained", None)
+    assert not hasattr(failed(lambda: nobody.url("s3://bare/a")), "__notes__")
