@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .epochs import Epochs
 from .errors import ConfigurationError, NotCovered, SigningError
+from .healing import Healing
 from .local import Entry, Table
 from .objects import Parameters, S3Object, quote_key
 from .origins import Origin
@@ -151,6 +152,7 @@ class Explaining:
         targets: Targets,
         table: Table,
         signing: Signing,
+        healing: Healing,
         resolver: Resolver,
         epochs: Epochs,
         shared: "Shared | None",
@@ -161,6 +163,7 @@ class Explaining:
         self._targets = targets
         self._table = table
         self._signing = signing
+        self._healing = healing
         self._resolver = resolver
         self._epochs = epochs
         self._shared = shared
@@ -187,7 +190,7 @@ class Explaining:
                 reason=str(error),
                 caught_reason="it is not covered",
             )
-        return self._explained(obj, redact(text))
+        return self._explained(self._healing.where(obj), redact(text))
 
     def short(self, obj: S3Object) -> str:
         """Return in one line what is known of *obj*, as a note on an exception."""
@@ -204,7 +207,7 @@ class Explaining:
         signs, epoch = self._signing.of(obj.origin), self._epochs.of(obj)
         tier, entry = self._held(obj, scope, wall, monotonic)
         held, signer = signs.source.held, signs.signer(obj)
-        now = wall + signs.policy.skew
+        now = wall + signs.skew
         uncaught = self._uncaught(signs.origin)
         explanation = Explanation(
             target=target,
@@ -231,7 +234,7 @@ class Explaining:
             namespace=self._namespace,
             caught=not uncaught,
             caught_reason=uncaught,
-            learned=dict(self._signing.learned(obj.origin)),
+            learned=self._healing.learned(obj.origin),
         )
         if entry is None:
             return explanation

@@ -161,6 +161,10 @@ class Attempt:
         except SigningError:
             return None
 
+    def note(self) -> str:
+        """Return in one line what is known of what was asked for, for the exception of a refused fetch."""
+        return self._healing.explain(self._object)
+
     def _next(self, step: _Step, signed: "Entry | str") -> "Attempt | None":
         if signed is step.failed:
             return None
@@ -193,6 +197,7 @@ class Healing:
         counts: Counts,
         clock: Clock,
         scope: Callable[[], Scope | None],
+        explain: Callable[[S3Object], str],  # in one line
     ) -> None:
         self._origins = origins
         self._targets = targets
@@ -202,6 +207,7 @@ class Healing:
         self._counts = counts
         self._clock = clock
         self._scope = scope
+        self.explain = explain
         self._lock = Lock()
         self._dates: dict[str, deque[float]] = {}  # by origin, how far its clock was ahead of ours lately
         self._offsets: dict[str, float] = {}  # by origin, what was learned of that

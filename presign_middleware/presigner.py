@@ -164,10 +164,22 @@ class Presigner:
             self.policy.shared_patience,
             self._note,
         )
+        self.healing = Healing(
+            self.origins,
+            self._targets,
+            signing,
+            self._runner,
+            self._epochs,
+            self.counts,
+            clock,
+            self._scope,
+            self._short,
+        )
         self.explaining = Explaining(
             self._targets,
             self._table,
             signing,
+            self.healing,
             resolver,
             self._epochs,
             shared,
@@ -179,9 +191,6 @@ class Presigner:
         self._by_alias = self._relied if is_shared else self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
-        self.healing = Healing(
-            self.origins, self._targets, signing, self._runner, self._epochs, self.counts, clock, self._scope
-        )
         self.catching = Catching(self._targets, self._table, self.healing, self.counts)
         self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
         self.linking = Linking(self._targets, self.healing, self._runner, self._scope)
@@ -448,6 +457,9 @@ class Presigner:
     def _relied(self, alias: str) -> Entry | None:
         """Return what is held under *alias*, unless what other processes may have taken back is unknown."""
         return self._table.by_alias(alias) if self._monotonic() < self._epochs.good_until else None
+
+    def _short(self, obj: S3Object) -> str:
+        return self.explaining.short(obj)
 
     def _note(self, error: SigningError, obj: S3Object) -> None:
         self.explaining.note(error, obj)

@@ -139,7 +139,7 @@ class Runner:
         if renews:
             self._signing.freshen([failed])
         order = self._resolver.remedy(failed, since, scope or self._new_patience())
-        return _each(run_blocking(self._resolve([obj], order, self._here(), scope)))[0]
+        return self._each([obj], run_blocking(self._resolve([obj], order, self._here(), scope)))[0]
 
     async def aremedy(
         self, obj: S3Object, failed: Entry, since: int, scope: Scope | None, *, renews: bool
@@ -149,7 +149,7 @@ class Runner:
         if renews:
             await effects.freshen([failed])
         order = self._resolver.remedy(failed, since, scope or self._new_patience())
-        return _each(await self._resolve([obj], order, effects, scope))[0]
+        return self._each([obj], await self._resolve([obj], order, effects, scope))[0]
 
     def drop(self, origin: str) -> None:
         """Hold no URL of *origin* any more."""

@@ -496,10 +496,6 @@ class Signing:
         """Return what signs for *origin*."""
         return self._origins[origin]
 
-    def learned(self, origin: str) -> Mapping[str, str]:
-        """Return what S3's answers have taught of *origin*: texts for people, by what they are about."""
-        return {}
-
     def dated(self, obj: S3Object, wall: float) -> int:
         """Return the latest date that a URL of *obj*'s key may have by now."""
         return self._origins[obj.origin].dated(obj, wall)

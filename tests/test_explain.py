@@ -391,7 +391,7 @@ def test_what_was_learned(presigner: Presigner, monkeypatch: pytest.MonkeyPatch)
     """H1: what S3's answers have taught of the origin is told by name."""
     assert presigner.explain(CAT).learned == {}
     taught = {"media": {"region": "eu-central-1"}}
-    monkeypatch.setattr(presigner._signing, "learned", taught.__getitem__)
+    monkeypatch.setattr(presigner.healing, "learned", taught.__getitem__)
     found = presigner.explain(CAT)
     assert found.learned == {"region": "eu-central-1"}
     assert "region: eu-central-1" in str(found)
@@ -648,10 +648,10 @@ DOORS: Final[list[Callable[[Presigner], Any]]] = [
     lambda p: asyncio.run(p.arefresh("s3://bare/a")),
     lambda p: p.warm(["s3://bare/a"]),
     lambda p: asyncio.run(p.awarm(["s3://bare/a"])),
-    lambda p: caught(p, {}).url(),
-    lambda p: asyncio.run(caught(p, {}).aurl()),
-    lambda p: caught(p, {"x-amz-request-payer": "requester"}).url(),
-    lambda p: asyncio.run(caught(p, {"x-amz-request-payer": "requester"}).aurl()),
+    lambda p: caught(p, {}).sign("a client"),
+    lambda p: asyncio.run(caught(p, {}).asign("a client")),
+    lambda p: caught(p, {"x-amz-request-payer": "requester"}).sign("a client"),
+    lambda p: asyncio.run(caught(p, {"x-amz-request-payer": "requester"}).asign("a client")),
 ]
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from clients import LIMITS, Fetcher, OneShot, fetchers, limit_of, tunnels
 from fleet import MEDIA, REGION, Fleet, counted, let_publish
-from ways import Door, opened, origin, presigner_for
+from ways import SIGNED, Door, opened, origin, presigner_for
 
 from presign_middleware import Policy, Presigner
 from presign_middleware.clients.httpx import PresignTransport
@@ -236,6 +236,34 @@ def test_a_head_heals_when_its_url_is_past_by_s3s_clock(
     assert len(door.arrived) == 2
 
 
+# --- what the application is told --------------------------------------------------------------------------
+
+
+def test_a_refused_fetch_says_what_is_known_of_it(fetcher: Fetcher, door: Refusing) -> None:
+    """The exception that a refusal is made carries the short form of `Presigner.explain`."""
+    door.always = refusal("AccessDenied", 403, "Access Denied")
+
+    async def refused(client: Any) -> list[str]:
+        answer = client.get(door.cat)
+        response = await answer if fetcher.client.is_async else answer
+        with pytest.raises(Exception, match="403") as caught:
+            response.raise_for_status()
+        if fetcher.client.name == "aiohttp":
+            response.close()
+        return list(getattr(caught.value, "__notes__", ()))
+
+    async def opened_client() -> list[str]:
+        async with fetcher.open() as client:
+            return await refused(client)
+
+    if fetcher.client.name == "urllib3":
+        return  # its responses raise nothing
+    with fetcher.scope():
+        (note,) = fetcher.client.run(opened_client())
+    assert note.startswith(f"GET {door.cat} of origin media: ")
+    assert not SIGNED.search(note)
+
+
 # --- H5: limits ---------------------------------------------------------------------------------------------
 
 
@@ -261,7 +289,7 @@ def test_a_client_that_mangles_every_url_is_left_alone(fetcher: Fetcher, door: R
         assert fetcher.fetch(f"{door.base}/media/{name}.jpg").status == 403
         counts.append(len(door.arrived))
     assert counts == [2, 1, 1]
-    assert "stopped for" in fetcher.presigner.healing.learned("media")["healing"]
+    assert "stopped for" in fetcher.presigner.explain(door.cat).learned["healing"]
 
 
 def test_whoever_fetched_with_the_same_url_shares_the_remedy(fetcher: Fetcher, door: Refusing) -> None:
@@ -284,7 +312,7 @@ def test_a_wrong_region_heals_within_one_request(fetcher: Fetcher, door: Refusin
     assert wrong.fetch(f"{door.base}/media/dog.jpg").content == b"a dog"
     assert wrong.fetch(door.cat).status == 200
     assert door.regions[2:] == ["eu-west-1"] * 2
-    assert wrong.presigner.healing.learned("media")["region"] == "eu-west-1"
+    assert wrong.presigner.explain(door.cat).learned["region"] == "eu-west-1"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +324,7 @@ def test_a_region_that_is_none_is_not_believed(fetcher: Fetcher, door: Refusing,
     door.always = refusal("AuthorizationQueryParametersError", 400, more=f"<Region>{region}</Region>")
     assert wrong.fetch(door.cat).status == 400
     assert door.regions == ["us-west-2"]
-    assert wrong.presigner.healing.learned("media") == {}
+    assert wrong.presigner.explain(door.cat).learned == {}
 
 
 @INSECURE

@@ -31,7 +31,7 @@ from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
 from ..scope import paused
-from .catching import Marks, bare, deciding, judge, unsigned
+from .catching import Marks, bare, deciding, explained, judge, unsigned
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -229,9 +229,10 @@ async def _healed(
         headers = _lowered(response.headers)
         if attempt is None or not attempt.heard(response.status, headers):
             return response
-        attempt = await attempt.aagain(Reply(response.status, headers, await _read(response)))
-        if attempt is None or not (isinstance(request.body, bytes) or _is_repeatable(request.body)):
-            return response
+        following = await attempt.aagain(Reply(response.status, headers, await _read(response)))
+        if following is None or not (isinstance(request.body, bytes) or _is_repeatable(request.body)):
+            return explained(response, attempt)
+        attempt = following
         response.close()
 
 

@@ -4,15 +4,19 @@ Which presigner decides about an outgoing fetch: what every client asks first.
 
 import logging
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from ..catching import Catch
+from ..healing import Attempt
 from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import ambient, catching, current
 
-__all__ = ["Mark", "Marks", "bare", "deciding", "judge", "unsigned"]
+__all__ = ["Mark", "Marks", "bare", "deciding", "explained", "judge", "unsigned"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("presign_middleware.clients")
 
@@ -95,6 +99,22 @@ def bare(url: str) -> str:
     unsigned, _, query = url.partition("?")
     rest = "&".join(pair for pair in query.split("&") if not pair.startswith("X-Amz-"))
     return f"{unsigned}?{rest}" if rest else unsigned
+
+
+def explained(response: T, attempt: Attempt) -> T:
+    """Return *response*, to a refused *attempt*, whose ``raise_for_status`` adds a note to what it raises."""
+    answer: Any = response
+    raising = partial(_raise_explained, type(answer).raise_for_status, answer, attempt.note())
+    answer.raise_for_status = raising
+    return response
+
+
+def _raise_explained(raising: Callable[..., Any], response: Any, note: str) -> Any:
+    try:
+        return raising(response)
+    except Exception as error:
+        error.add_note(note)
+        raise
 
 
 def deciding() -> tuple[Presigner, ...]:

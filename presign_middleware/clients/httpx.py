@@ -25,7 +25,7 @@ from weakref import WeakSet
 from ..catching import Catch
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
-from .catching import Marks, judge, unsigned
+from .catching import Marks, explained, judge, unsigned
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -309,9 +309,10 @@ def _fetched(send: Callable[[Any], Any], request: Any, presigner: Presigner | No
         response = send(_copy(request, url, attempt.url if attempt is not None else None))
         if attempt is None or not attempt.heard(response.status_code, response.headers):
             return response
-        attempt = attempt.again(Reply(response.status_code, response.headers, _read(response, request)))
-        if attempt is None or not _can_be_sent_again(request):
-            return response
+        following = attempt.again(Reply(response.status_code, response.headers, _read(response, request)))
+        if following is None or not _can_be_sent_again(request):
+            return explained(response, attempt)
+        attempt = following
         response.close()
 
 
@@ -324,9 +325,10 @@ async def _afetched(send: Callable[[Any], Awaitable[Any]], request: Any, presign
         if attempt is None or not attempt.heard(response.status_code, response.headers):
             return response
         body = await _aread(response, request)
-        attempt = await attempt.aagain(Reply(response.status_code, response.headers, body))
-        if attempt is None or not _can_be_sent_again(request):
-            return response
+        following = await attempt.aagain(Reply(response.status_code, response.headers, body))
+        if following is None or not _can_be_sent_again(request):
+            return explained(response, attempt)
+        attempt = following
         await response.aclose()
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote, urljoin
 from ..errors import ConfigurationError
 from ..presigner import Presigner
 from ..redaction import redact
-from .catching import Marks, unsigned
+from .catching import Marks, explained, unsigned
 from .hooking import Hooks
 from .urllib3 import Fetch, following, hooked, mounted, opened, send, wire
 
@@ -174,7 +174,7 @@ def _sent(
         place, response = again, send(_moved(request, again), *args, **kwargs)
     if place is not None:
         response.url, response.request = request.url, request
-    return response
+    return response if fetch.refused is None else explained(response, fetch.refused)
 
 
 def _moved(request: Any, place: str | None) -> Any:

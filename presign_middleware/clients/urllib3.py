@@ -33,7 +33,7 @@ __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted",
 class Fetch:
     """One fetch, with its retries and redirects."""
 
-    __slots__ = ("attempt", "can_be_sent_again", "given", "marks", "presigner", "ready")
+    __slots__ = ("attempt", "can_be_sent_again", "given", "marks", "presigner", "ready", "refused")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Fetch:
         self.ready: dict[str, Attempt] = {}  #: by its unsigned URL, what is to be on the wire
         self.attempt: Attempt | None = None  #: what was sent last, if it was signed
         self.can_be_sent_again = True
+        self.refused: Attempt | None = None  #: of which the answer is the application's
 
     def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any], client: str) -> str | None:
         """Return what `located` does, if *url* is not to be asked for where it says."""
@@ -256,11 +257,12 @@ def following(fetch: Fetch, response: Any) -> str | None:
     headers = lowered(response.headers)
     if attempt is None or not attempt.heard(response.status, headers):
         return None
-    attempt = attempt.again(Reply(response.status, headers, _read(response)))
-    if attempt is None or not fetch.can_be_sent_again:
+    following = attempt.again(Reply(response.status, headers, _read(response)))
+    if following is None or not fetch.can_be_sent_again:
+        fetch.refused = attempt
         return None
     response.drain_conn()
-    return fetch.place(attempt)
+    return fetch.place(following)
 
 
 def _read(response: Any) -> bytes:
