@@ -182,6 +182,9 @@ class Answering:
             self._leave(answer, 0)  # the origin has got its first keys just now, and they are others
             return None
         self._counts.caught += 1
+        scope = self._scope()
+        if scope is not None and scope.account is not None:
+            scope.account.hand_out(entry)
         return entry.url
 
     def _leave(self, answer: Answer, seconds: float) -> None:

@@ -277,7 +277,9 @@ class Healing:
     def signed(self, step: _Step, headers: Mapping[str, str]) -> Entry | str:
         """Return a URL for *step*. May block; raises SigningError."""
         if headers:
-            return self._runner.sign_once(step.object, headers)
+            url = self._runner.sign_once(step.object, headers)
+            self._account_for_one()
+            return url
         if step.failed is None:
             return self._runner.find(step.object, None, self._scope())
         return self._runner.remedy(step.object, step.failed, step.since, self._scope(), renews=step.renews)
@@ -285,12 +287,19 @@ class Healing:
     async def asigned(self, step: _Step, headers: Mapping[str, str]) -> Entry | str:
         """Return what `signed` returns, without ever blocking the event loop."""
         if headers:
-            return await self._runner.asign_once(step.object, headers)
+            url = await self._runner.asign_once(step.object, headers)
+            self._account_for_one()
+            return url
         if step.failed is None:
             return await self._runner.afind(step.object, None, self._scope())
         return await self._runner.aremedy(
             step.object, step.failed, step.since, self._scope(), renews=step.renews
         )
+
+    def _account_for_one(self) -> None:
+        scope = self._scope()
+        if scope is not None and scope.account is not None:
+            scope.account.from_signer += 1
 
     def hear(self, attempt: Attempt, status: int, headers: Mapping[str, str]) -> bool:
         """Take note of an answer; see `Attempt.heard`."""

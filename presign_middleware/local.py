@@ -10,7 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from math import inf
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import SigningError
 from .metrics import Counts
@@ -102,6 +102,11 @@ class Entry:
         return self._service.ageing_until - self._service.fresh_until
 
     @property
+    def ageing_until_monotonic(self) -> float:
+        """The monotonic clock's instant from which it is, if that comes first."""
+        return self.fresh_until_monotonic + self.ageing
+
+    @property
     def end(self) -> float:
         """The instant of S3's clock after which it refuses this URL."""
         return self.date + self._service.end
@@ -122,9 +127,7 @@ class Entry:
 
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
-        return not (
-            self.born <= wall < self.ageing_until and monotonic < self.fresh_until_monotonic + self.ageing
-        )
+        return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
 
 
 #: Entries that are passed over for one that leaves: where all are in use, nobody waits for a full turn.
@@ -211,9 +214,11 @@ class Table:
 class Patience:
     """For how many seconds one request may still wait for the shared cache."""
 
-    __slots__ = ("_least", "left")
+    # Slots, since whether there is an account is asked for every URL.
+    __slots__ = ("_least", "account", "left")
 
     def __init__(self, seconds: float) -> None:
+        self.account: Any = None  #: of what the request was given, for its response to tell
         self.left = seconds
         self._least = seconds / 10
 

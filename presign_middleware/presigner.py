@@ -257,12 +257,12 @@ class Presigner:
                 self.counts.from_local += 1
                 entry.used = True
                 return entry.url
-            seen = scope.seen(entry.object)
+            seen = scope.hold(entry.object)
             if seen is entry:
                 self.counts.from_scope += 1
                 return entry.url
             if seen is None:
-                scope.remember(entry)
+                scope.give(entry)
                 self.counts.from_local += 1
                 entry.used = True
                 return entry.url
@@ -287,7 +287,8 @@ class Presigner:
     ) -> list[str]:
         """Return the URL of each of *targets*, in order. Raises as `url` does, for the first that fails."""
         objects, aliases = self._objects(targets, method, params, lifetime)
-        return [entry.url for entry in self._runner.find_all(objects, aliases, self._scope())]
+        scope = self._scope()
+        return [entry.url for entry in _given(scope, self._runner.find_all(objects, aliases, scope))]
 
     async def aurls(
         self,
@@ -298,7 +299,8 @@ class Presigner:
     ) -> list[str]:
         """Return what `urls` returns, without ever blocking the event loop."""
         objects, aliases = self._objects(targets, method, params, lifetime)
-        return [entry.url for entry in await self._runner.afind_all(objects, aliases, self._scope())]
+        scope = self._scope()
+        return [entry.url for entry in _given(scope, await self._runner.afind_all(objects, aliases, scope))]
 
     def resolve(
         self,
@@ -343,11 +345,13 @@ class Presigner:
         unless another process has put a newer one there. Within one rotation period, and
         with one credential, it has the same bytes. Raises as `url` does.
         """
-        return _signed_url(self._runner.replace(self._named(str(target))), target)
+        entry = self._runner.replace(self._named(str(target)))
+        return _signed_url(_given(self._scope(), [entry])[0], target)
 
     async def arefresh(self, target: str) -> SignedURL:
         """Do what `refresh` does, without ever blocking the event loop."""
-        return _signed_url(await self._runner.areplace(self._named(str(target))), target)
+        entry = await self._runner.areplace(self._named(str(target)))
+        return _signed_url(_given(self._scope(), [entry])[0], target)
 
     def invalidate(self, target: str) -> None:
         """
@@ -409,6 +413,11 @@ class Presigner:
             [sample._replace(form=shelf.base) for sample, shelf in shelves if shelf]
         )
 
+    @property
+    def clock(self) -> Clock:
+        """The clock by which this presigner's URLs are served."""
+        return self._clock
+
     def scope(self) -> Scope:
         """
         Return a context manager in which a script or a job counts as one request.
@@ -469,10 +478,18 @@ class Presigner:
         return scope if scope is not None and scope.presigner is self else None
 
     def _entry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
-        return self._runner.find(*self._object(target, method, params, lifetime), self._scope())
+        scope = self._scope()
+        entry = self._runner.find(*self._object(target, method, params, lifetime), scope)
+        if scope is not None and scope.account is not None:
+            scope.account.hand_out(entry)
+        return entry
 
     async def _aentry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
-        return await self._runner.afind(*self._object(target, method, params, lifetime), self._scope())
+        scope = self._scope()
+        entry = await self._runner.afind(*self._object(target, method, params, lifetime), scope)
+        if scope is not None and scope.account is not None:
+            scope.account.hand_out(entry)
+        return entry
 
     def _object(
         self, target: str, method: str, params: Params, lifetime: int | None
@@ -531,6 +548,14 @@ def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(targets)
     while some := list(islice(rest, _CHUNK)):
         yield some
+
+
+def _given(scope: Scope | None, entries: list[Entry]) -> list[Entry]:
+    """Return *entries*, noted as handed out to the request of *scope*."""
+    if scope is not None and scope.account is not None:
+        for entry in entries:
+            scope.account.hand_out(entry)
+    return entries
 
 
 def _signed_url(entry: Entry, target: str) -> SignedURL:

@@ -285,6 +285,8 @@ class Resolver:
             [isinstance(answer, Entry) for answer in answers.values()]
         )
         self._counts.from_flight += again  # asked for twice in one call
+        if scope is not None and scope.account is not None:
+            scope.account.from_flight += again
         return [answers[obj] for obj in objects]
 
     def _take_note(self, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool) -> None:
@@ -293,6 +295,8 @@ class Resolver:
             return
         if not is_mine:
             self._counts.from_flight += 1
+            if scope is not None and scope.account is not None:
+                scope.account.from_flight += 1
         _note_age(scope, answer, self._time(), self._monotonic())
         if scope is not None and answer.object.method in KEPT_METHODS:
             scope.remember(answer)
@@ -372,6 +376,8 @@ class Resolver:
             if not flight.order.is_renewal:
                 entry.used = True
                 self._counts.from_local += 1
+                if (account := flight.order.patience.account) is not None:
+                    account.from_local += 1
         effects.flights.land(flight, entry)
         return True
 
@@ -383,10 +389,15 @@ class Resolver:
                 entry = standing
             if entry.object.method in KEPT_METHODS:
                 self._table.put(entry)
+            account = flight.order.patience.account
             if is_shared and not flight.order.is_renewal:
                 self._counts.from_shared += 1
+                if account is not None:
+                    account.from_shared += 1
             elif not flight.order.is_renewal:
                 self._counts.from_signer += 1
+                if account is not None:
+                    account.from_signer += 1
         effects.flights.land(flight, entry)
 
     # The rest is called with the lock held.
@@ -411,6 +422,8 @@ class Resolver:
             if answer is not None:
                 _note_age(scope, answer, wall, monotonic)
                 self._counts.from_signer += 1
+                if scope is not None and scope.account is not None:
+                    scope.account.from_signer += 1
                 if obj.method in KEPT_METHODS:
                     self._table.put(answer, alias)
             entry = answer
@@ -424,12 +437,16 @@ class Resolver:
             entry = scope.seen(obj)
             if entry is not None and self.is_servable(scope, entry, wall, monotonic):
                 self._counts.from_scope += 1
+                if scope.account is not None:
+                    scope.account.from_scope += 1
                 return entry
         entry = self._table.get(obj)
         if entry is None or not self.is_servable(scope, entry, wall, monotonic):
             return None
         entry.used = True
         self._counts.from_local += 1
+        if scope is not None and scope.account is not None:
+            scope.account.from_local += 1
         return entry
 
     def _is_fresh(self, entry: Entry, wall: float, monotonic: float) -> bool:

@@ -225,19 +225,26 @@ class Runner:
         if scope is not None:
             scope.regain(self._patience, self._clock.monotonic())
         order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope)
-        if self._resolver.is_behind():
-            await self._catch_up(effects, order.patience)
-            entries = self._resolver.quick_all(objects, aliases, scope)
-        found: list[Entry] = []
-        for _ in range(_MOST_LOOKS):
-            missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-            answers = await self._resolver.resolve(missing, order, scope, effects)
-            waited = iter(self._each(missing, answers))
-            found = [next(waited) if entry is None else entry for entry in entries]
-            entries = self._resolver.unspent(found)
-            if None not in entries:
-                break
-        return found
+        account = order.patience.account
+        if account is not None:
+            account.wait(self._clock.monotonic())
+        try:
+            if self._resolver.is_behind():
+                await self._catch_up(effects, order.patience)
+                entries = self._resolver.quick_all(objects, aliases, scope)
+            found: list[Entry] = []
+            for _ in range(_MOST_LOOKS):
+                missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
+                answers = await self._resolver.resolve(missing, order, scope, effects)
+                waited = iter(self._each(missing, answers))
+                found = [next(waited) if entry is None else entry for entry in entries]
+                entries = self._resolver.unspent(found)
+                if None not in entries:
+                    break
+            return found
+        finally:
+            if account is not None:
+                account.go_on(self._clock.monotonic())
 
     def _each(self, objects: Sequence[S3Object], answers: Sequence[Entry | SigningError]) -> list[Entry]:
         """Return *answers*, those of *objects*, or raise the first that is an error."""

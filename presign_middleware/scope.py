@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from .account import Account
 from .local import Entry, Patience
 from .objects import S3Object
 
@@ -64,6 +65,7 @@ class Scope(Patience):
     ) -> None:
         self.presigner = presigner
         self.opened = opened
+        self.account: Account | None = None
         self.left, self._least = patience, patience / 10  # not by super(), for each request's sake
 
     @property
@@ -101,6 +103,15 @@ class Scope(Patience):
         if len(met) > MOST_OBJECTS:
             met.popitem(last=False)
 
+    #: The same, where `Presigner.url` hands out what is held: `_Telling` takes note of it.
+    hold, give = seen, remember
+
+    def tell(self, account: Account) -> None:
+        """Keep *account* of what this request is given."""
+        self.account = account
+        # A class of its own: those that tell nothing are to pay nothing, not for one URL.
+        self.__class__ = _Telling
+
     def rest(self, obj: S3Object, until: float) -> None:
         """Be content with an AGEING URL of *obj* until then (monotonic): renewing it brought none better."""
         if self._at_rest is None or len(self._at_rest) >= MOST_OBJECTS:
@@ -118,6 +129,8 @@ class Scope(Patience):
         outer = current()
         if outer is not None:
             self._outer = outer
+            if outer.account is not None and outer.presigner is self.presigner:
+                self.tell(outer.account)  # it is a part of that request
         _make_current(self)
         self.met = _NOTHING
         return self
@@ -141,6 +154,24 @@ class Scope(Patience):
 
     async def __aexit__(self, *exc: object) -> None:
         self.end()
+
+
+class _Telling(Scope):
+    """A scope that keeps an account. The rest of what it is given is noted where that is decided."""
+
+    def hold(self, obj: S3Object) -> Entry | None:
+        entry = self.seen(obj)
+        # One without an alias is not held any more: the resolver is asked next.
+        if entry is not None and entry.alias is not None and self.account is not None:
+            self.account.from_scope += 1
+            self.account.hand_out(entry)
+        return entry
+
+    def give(self, entry: Entry) -> None:
+        self.remember(entry)
+        if self.account is not None:
+            self.account.from_local += 1
+            self.account.hand_out(entry)
 
 
 #: What holds for whatever runs in some place: the scope, and whether it is paused.
