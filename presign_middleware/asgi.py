@@ -10,10 +10,12 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from .account import Account
 from .effects import PATIENCE
 from .interception import intercept
 from .presigner import Presigner
 from .scope import Scope
+from .telling import Telling, by_name
 
 __all__ = ["PresignMiddleware"]
 
@@ -41,11 +43,24 @@ class PresignMiddleware:
     What a request found AGEING is renewed once the server has the last byte of its
     response. At the lifespan's start-up credentials are fetched and plans learned,
     so that no request waits for them; its shutdown waits a few seconds for renewals.
+
+    With *freshness* no cache keeps a response longer than the URLs that it hands out can be
+    served; with *diagnostics* a response tells where its URLs came from. See `telling`.
     """
 
-    def __init__(self, app: App, presigner: Presigner | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        presigner: Presigner | None = None,
+        *,
+        freshness: bool = False,
+        diagnostics: bool = False,
+    ) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
+        self._telling: Telling | None = None
+        if freshness or diagnostics:
+            self._telling = Telling(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
@@ -53,6 +68,8 @@ class PresignMiddleware:
         if scope["type"] in ("http", "websocket"):
             # No with statement: most requests meet nothing, and are to cost next to nothing.
             request = self.presigner.scope().begin()
+            if self._telling is not None and scope["type"] == "http":
+                send = _told(self._telling, request, send)
             try:
                 await self.app(scope, receive, send)
             except BaseException as error:
@@ -94,6 +111,26 @@ class PresignMiddleware:
             await send(message)
 
         await self.app(scope, receive, send_drained)
+
+
+def _told(telling: Telling, request: Scope, send: Send) -> Send:
+    """Return a *send* with which the response tells what its request was given until it begins."""
+    account = Account()
+    request.tell(account)
+
+    async def send_told(message: Message) -> None:
+        if message["type"] == "http.response.start" and not account.is_empty:
+            headers = list(message.get("headers", ()))
+            lines = by_name((bytes(n).decode("latin-1"), bytes(v).decode("latin-1")) for n, v in headers)
+            changes = telling.changes(account, request, message["status"], lines)
+            if changes:
+                new = {name.lower().encode(): lines for name, lines in changes.items()}
+                kept = [(name, value) for name, value in headers if bytes(name).lower() not in new]
+                written = [(name, line.encode("latin-1")) for name, lines in new.items() for line in lines]
+                message = {**message, "headers": [*kept, *written]}
+        await send(message)
+
+    return send_told
 
 
 async def _response_sent(task: "asyncio.Task[Any] | None", receive: Receive | None) -> bool:

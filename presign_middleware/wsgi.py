@@ -13,19 +13,24 @@ The rules of one request:
   still to answer: the request ends, and what it found AGEING is left to the next one.
 * A file for the server to send is handed on as the very object it is. The server may read it
   by calling the application's code, so the scope stays until its ``close()``.
+* Where a response is to tell what its request was given, the server gets the headers together
+  with the first part of the body: what a generator does for that part belongs to them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from .account import Account
 from .interception import intercept
 from .presigner import Presigner, notice_fork
-from .scope import Setting, current, setting, swap
+from .scope import Scope, Setting, current, setting, swap
+from .telling import Telling, by_name
 
 __all__ = ["PresignMiddleware"]
 
 Environ = dict[str, Any]
+Headers = list[tuple[str, str]]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 T = TypeVar("T")
 
@@ -43,11 +48,24 @@ class PresignMiddleware:
 
     The scope lasts until the body is closed, so a streaming response may fetch too. What
     the request found AGEING is renewed then.
+
+    With *freshness* no cache keeps a response longer than the URLs that it hands out can be
+    served; with *diagnostics* a response tells where its URLs came from. See `telling`.
     """
 
-    def __init__(self, app: App, presigner: Presigner | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        presigner: Presigner | None = None,
+        *,
+        freshness: bool = False,
+        diagnostics: bool = False,
+    ) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
+        self._telling: Telling | None = None
+        if freshness or diagnostics:
+            self._telling = Telling(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -55,15 +73,21 @@ class PresignMiddleware:
         notice_fork()
         request = _Request(self.presigner)
         is_file = _recognise_files(environ)
+        head = None
+        if self._telling is not None:
+            head = _Head(start_response, self._telling, request.scope)
+            start_response = head.start
         try:
             body = request.run(self.app, environ, start_response)
         except BaseException:
             request.drop()
             raise
         if is_file(body):
+            if head is not None:
+                head.hand_over()
             request.end_with(body)
             return body  # this very object, or the server will not send the file by itself
-        return _SizedBody(body, request) if hasattr(body, "__len__") else _Body(body, request)
+        return _SizedBody(body, request, head) if hasattr(body, "__len__") else _Body(body, request, head)
 
 
 class _Request:
@@ -74,9 +98,9 @@ class _Request:
         if staying is not None:  # the server closes that one elsewhere, or never
             staying.go()
         self._presigner = presigner
-        self._scope = presigner.scope()
+        self.scope = presigner.scope()
         outside = setting()
-        self._scope.__enter__()
+        self.scope.__enter__()
         self._inside = swap(outside)
         self._stayed: tuple[Setting, Setting] | None = None  # what holds inside, and what did before
 
@@ -91,14 +115,14 @@ class _Request:
     def end(self) -> None:
         """End it, and begin to renew what it has met. A second time does nothing."""
         renewals = self._presigner.renewals
-        due = renewals.due(self._scope) if self._scope.met else []
+        due = renewals.due(self.scope) if self.scope.met else []
         self.drop()
         if due:
             renewals.begin_in_thread(due)
 
     def drop(self) -> None:
         """End it, and leave what is AGEING to the next request."""
-        self.run(self._scope.__exit__)  # or its end would decide what is current in this context
+        self.run(self.scope.__exit__)  # or its end would decide what is current in this context
 
     def end_with(self, body: Any) -> None:
         """Have ``body.close()`` end this request too; where it cannot be replaced, the request ends now."""
@@ -134,6 +158,47 @@ class _Request:
             swap(outside)
 
 
+class _Head:
+    """Status and headers of a response that tells what its request was given until they are handed over."""
+
+    def __init__(self, start_response: Callable[..., Any], telling: Telling, request: Scope) -> None:
+        self._account = Account()
+        request.tell(self._account)
+        self._start_response = start_response
+        self._telling = telling
+        self._request = request
+        self._held: tuple[str, Headers, Any] | None = None
+        self._write: Callable[[bytes], object] | None = None
+
+    def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        """Be the application's ``start_response``."""
+        if exc_info is None:
+            self.hand_over()  # of a second start: the server is to refuse it
+        self._held = status, headers, exc_info
+        if self._write is not None:
+            self.hand_over()
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """Be what ``start_response`` returns."""
+        self.hand_over()
+        assert self._write is not None
+        return self._write(data)
+
+    def hand_over(self) -> None:
+        """Hand the server what it has not got yet."""
+        if self._held is None:
+            return
+        (status, headers, exc_info), self._held = self._held, None
+        if not self._account.is_empty:
+            lines = by_name(headers)
+            changes = self._telling.changes(self._account, self._request, int(status[:3]), lines)
+            names = {name.lower() for name in changes}
+            headers = [header for header in headers if header[0].lower() not in names]
+            headers += [(name, line) for name, lines in changes.items() for line in lines]
+        self._write = self._start_response(status, headers, *(() if exc_info is None else (exc_info,)))
+
+
 #: The request whose scope has stayed in this context, for a file that the server reads.
 _staying: ContextVar[_Request | None] = ContextVar("presign_staying", default=None)
 
@@ -158,15 +223,20 @@ def _recognise_files(environ: Environ) -> Callable[[object], bool]:
 class _Body:
     """A body whose ``close()`` ends the request."""
 
-    def __init__(self, body: Iterable[bytes], request: _Request) -> None:
+    def __init__(self, body: Iterable[bytes], request: _Request, head: _Head | None) -> None:
         self._body = body
         self._request = request
+        self._head = head
 
     def __iter__(self) -> Iterator[bytes]:
         run = self._request.run
         parts = run(iter, self._body)
-        while (part := run(next, parts, _END)) is not _END:
+        part = run(next, parts, _END)
+        if self._head is not None:
+            self._head.hand_over()
+        while part is not _END:
             yield part
+            part = run(next, parts, _END)
 
     def close(self) -> None:
         """Close the application's body, then end the request."""
