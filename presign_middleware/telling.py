@@ -75,6 +75,6 @@ def by_name(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def _has_signed(request: Scope, url: str) -> bool:
     """Return whether *url* is one that *request* was given, be it at another host."""
     _, sign, signature = url.partition(_SIGNATURE)
-    return bool(sign and signature) and any(
+    return bool(sign) and any(
         entry.url.endswith(sign + signature) for entry in list((request.met or {}).values())
     )

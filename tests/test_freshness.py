@@ -160,8 +160,21 @@ def test_expires_and_max_age() -> None:
     assert changes == {"Expires": [date(600)], "Cache-Control": ["private, max-age=600"]}
 
 
+def test_expires_and_immutable() -> None:
+    """X1: what was shortened is not for ever, whichever header says how long it is."""
+    changes = limited("private, immutable", expires=[date(9999)])
+    assert changes == {"Expires": [date(600)], "Cache-Control": ["private"]}
+
+
 @pytest.mark.parametrize(
-    ("said", "room"), [("", 540), ("max-age=100, ", 500), ("s-maxage=10, ", 540), ("s-maxage=100, ", 500)]
+    ("said", "room"),
+    [
+        ("", 540),
+        ("max-age=10, ", 590),
+        ("max-age=100, ", 500),
+        ("s-maxage=10, ", 540),
+        ("s-maxage=100, ", 500),
+    ],
 )
 def test_stale_after_expires(said: str, room: int) -> None:
     """X1: who has no max-age goes by Expires; a cache that many share by s-maxage before either."""

@@ -39,6 +39,7 @@ from ways import ACCESS_KEY, SECRET_KEY, Door, presigner_for
 import presign_middleware.asgi
 import presign_middleware.wsgi
 from presign_middleware import Origin, Policy, Presigner, presigned
+from presign_middleware.account import Account
 from presign_middleware.local import Flights
 from presign_middleware.scope import current
 from presign_middleware.testing import Clock, Memcached
@@ -317,13 +318,29 @@ def test_a_clock_that_was_set_back(
     answer: Stack, presigner: Presigner, left: Callable[..., int], s3_clock: Clock
 ) -> None:
     """X1, P7: lengthens nothing."""
+    targets = sorted((A, B), key=left)
 
     def view() -> Page:
-        presigner.url(A)
+        presigner.urls(targets)
         s3_clock.step(-1800)
         return page(LONG)
 
-    expected = left(A)
+    expected = left(*targets)
+    assert max_age(answer(view)) == expected
+
+
+def test_a_clock_that_was_set_forward(
+    answer: Stack, presigner: Presigner, left: Callable[..., int], s3_clock: Clock
+) -> None:
+    """X1, P7: shortens, since S3 may have been of that opinion before."""
+    targets = sorted((A, B), key=left)
+
+    def view() -> Page:
+        presigner.urls(targets)
+        s3_clock.step(60)
+        return page(LONG)
+
+    expected = left(*targets) - 60
     assert max_age(answer(view)) == expected
 
 
@@ -779,6 +796,24 @@ def test_a_response_tells_where_its_urls_came_from(answer: Stack, presigner: Pre
     assert "cache-control" not in first.headers
 
 
+def test_a_url_that_another_request_has_replaced(
+    answer: Stack, presigner: Presigner, s3_clock: Clock
+) -> None:
+    """X2: this one keeps its own as long as that will do, and counts it once."""
+    s3_clock.advance(presigner.resolve(A).created_at + 2930 - s3_clock.time())
+
+    def view() -> Page:
+        presigner.url(A)
+        s3_clock.advance(20)
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(presigner.refresh, A).result(DEADLINE)
+            elsewhere.submit(presigner.url, A).result(DEADLINE)
+        presigner.url(A)
+        return page()
+
+    assert told(answer(view, diagnostics=True)) == "scope=1, local=1"
+
+
 def test_counts_are_those_of_the_process(answer: Stack, presigner: Presigner) -> None:
     """X2: what responses tell adds up to what ``stats()`` tells."""
 
@@ -883,6 +918,18 @@ def test_the_time_spent_waiting_is_told(answer: Stack, s3_clock: Clock) -> None:
 
     response = answer(view, presigner=presigner, diagnostics=True)
     assert response.headers.get_list("server-timing") == ["db;dur=5", 'presign;dur=250.0;desc="1 URL"']
+
+
+def test_waits_at_once_are_one() -> None:
+    """X2: a page that waits for two URLs at the same time waits no longer for that."""
+    account = Account()
+    account.wait(10)
+    account.wait(11)
+    account.go_on(13)
+    account.go_on(15)
+    account.wait(20)
+    account.go_on(21)
+    assert account.waited == 6
 
 
 def test_who_met_no_url_tells_nothing(answer: Stack) -> None:
