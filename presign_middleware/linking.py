@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from .healing import Healing
 from .objects import S3Object
 from .runner import Runner
-from .scope import Scope
+from .scope import Scope, given
 from .targets import Targets
 
 __all__ = ["Linking"]
@@ -27,11 +27,13 @@ class Linking:
     def urls(self, objects: Sequence[S3Object]) -> list[str]:
         """Return the URL of each of *objects*, in order. May block; raises the first SigningError."""
         objects = self._healing.where_all(objects)
-        entries = self._runner.find_all(objects, [None] * len(objects), self._scope())
-        return [entry.url for entry in entries]
+        scope = self._scope()
+        found = self._runner.find_all(objects, [None] * len(objects), scope)
+        return [entry.url for entry in given(scope, found)]
 
     async def aurls(self, objects: Sequence[S3Object]) -> list[str]:
         """Return what `urls` returns, without ever blocking the event loop."""
         objects = self._healing.where_all(objects)
-        entries = await self._runner.afind_all(objects, [None] * len(objects), self._scope())
-        return [entry.url for entry in entries]
+        scope = self._scope()
+        found = await self._runner.afind_all(objects, [None] * len(objects), scope)
+        return [entry.url for entry in given(scope, found)]

@@ -33,7 +33,7 @@ from .policy import Policy
 from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .runner import Runner
-from .scope import Scope, current, paused
+from .scope import Scope, current, given, paused
 from .seal import Seal, Secrets, tell_if_in_clear
 from .signing import Signing
 from .targets import Targets
@@ -288,7 +288,7 @@ class Presigner:
         """Return the URL of each of *targets*, in order. Raises as `url` does, for the first that fails."""
         objects, aliases = self._objects(targets, method, params, lifetime)
         scope = self._scope()
-        return [entry.url for entry in _given(scope, self._runner.find_all(objects, aliases, scope))]
+        return [entry.url for entry in given(scope, self._runner.find_all(objects, aliases, scope))]
 
     async def aurls(
         self,
@@ -300,7 +300,7 @@ class Presigner:
         """Return what `urls` returns, without ever blocking the event loop."""
         objects, aliases = self._objects(targets, method, params, lifetime)
         scope = self._scope()
-        return [entry.url for entry in _given(scope, await self._runner.afind_all(objects, aliases, scope))]
+        return [entry.url for entry in given(scope, await self._runner.afind_all(objects, aliases, scope))]
 
     def resolve(
         self,
@@ -346,12 +346,12 @@ class Presigner:
         with one credential, it has the same bytes. Raises as `url` does.
         """
         entry = self._runner.replace(self._named(str(target)))
-        return _signed_url(_given(self._scope(), [entry])[0], target)
+        return _signed_url(given(self._scope(), [entry])[0], target)
 
     async def arefresh(self, target: str) -> SignedURL:
         """Do what `refresh` does, without ever blocking the event loop."""
         entry = await self._runner.areplace(self._named(str(target)))
-        return _signed_url(_given(self._scope(), [entry])[0], target)
+        return _signed_url(given(self._scope(), [entry])[0], target)
 
     def invalidate(self, target: str) -> None:
         """
@@ -548,14 +548,6 @@ def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(targets)
     while some := list(islice(rest, _CHUNK)):
         yield some
-
-
-def _given(scope: Scope | None, entries: list[Entry]) -> list[Entry]:
-    """Return *entries*, noted as handed out to the request of *scope*."""
-    if scope is not None and scope.account is not None:
-        for entry in entries:
-            scope.account.hand_out(entry)
-    return entries
 
 
 def _signed_url(entry: Entry, target: str) -> SignedURL:

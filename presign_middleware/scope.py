@@ -7,7 +7,7 @@ the request's behalf: sync endpoints in a thread pool, child tasks, ``gather``,
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,7 +16,7 @@ from .account import Account
 from .local import Entry, Patience
 from .objects import S3Object
 
-__all__ = ["Scope", "Setting", "ambient", "catching", "current", "paused", "setting", "swap"]
+__all__ = ["Scope", "Setting", "ambient", "catching", "current", "given", "paused", "setting", "swap"]
 
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
@@ -172,6 +172,14 @@ class _Telling(Scope):
         if self.account is not None:
             self.account.from_local += 1
             self.account.hand_out(entry)
+
+
+def given(scope: Scope | None, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return *entries*, noted as handed out to the request of *scope*."""
+    if scope is not None and scope.account is not None:
+        for entry in entries:
+            scope.account.hand_out(entry)
+    return entries
 
 
 #: What holds for whatever runs in some place: the scope, and whether it is paused.
