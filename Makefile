@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check wrk bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -85,7 +85,20 @@ check: install ## lint, formatting, types and layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: install ## run the benchmarks
+wrk: ## fetch the load generator of the benchmarks with the system's package manager, if it is absent
+	@if command -v wrk >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then may=env; \
+	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
+	else may=; fi; \
+	if command -v brew >/dev/null; then brew install --quiet wrk; \
+	elif [ -n "$$may" ] && command -v apt-get >/dev/null; then $$may apt-get -qq update; \
+	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install wrk; \
+	fi >/dev/null 2>&1 </dev/null || true
+
+bench: install memcached wrk ## measure it beside its peers, in 10 minutes: ARGS="--quick", "--only load --json PATH"
+	@$(BIN)/python -m pip install -qq --group bench
+	@test -x $(VENV)/aiobotocore/bin/python || { \
+	$(BIN)/python -m venv $(VENV)/aiobotocore && $(VENV)/aiobotocore/bin/python -m pip install -qq aiobotocore; }
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 pictures: install ## draw the pictures of the docs anew

@@ -12,11 +12,11 @@ from presign_middleware.links import Link, alink, link
 
 from .peers import Boto3
 from .rounds import Contender, whole
-from .workload import BUCKET, LIFETIME, REGION, key, session
+from .workload import BUCKET, LIFETIME, MANY_KEYS, REGION, session
 
 __all__ = ["LINKS", "Answers"]
 
-LINKS = 1_000
+LINKS = len(MANY_KEYS)
 
 
 class _Photo(BaseModel):
@@ -39,7 +39,7 @@ class Answers:
         self._runner = runner
         self._boto3 = boto3
         self._session = session()
-        photos = [_Photo(id=n, title=f"A photo, {n}", thumbnail=key(n)) for n in range(LINKS)]
+        photos = [_Photo(id=n, title=f"A photo, {n}", thumbnail=key) for n, key in enumerate(MANY_KEYS)]
         self._page = _Page(photos=photos)
         self._targets = [f"s3://{BUCKET}/{photo.thumbnail}" for photo in photos]
 

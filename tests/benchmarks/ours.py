@@ -41,6 +41,9 @@ _PATIENCE = 5.0
 
 _SECRET = "a-secret-of-the-benchmarks-alone"
 
+#: Targets of one request each.
+Pages = Sequence[Sequence[str]]
+
 #: Ask a presigner for every target, so many times over; return the seconds for one URL.
 Run = Callable[[Presigner, int], float]
 AsyncRun = Callable[[Presigner, int], Coroutine[Any, Any, float]]
@@ -50,6 +53,7 @@ class Ours:
     """The contenders of this library; those of asyncio run on *runner*'s loop."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
         self._session = session()
         self._singles: dict[str, Run] = {
             "url()": lambda presigner, passes: each(presigner.url, TARGETS, passes),
@@ -83,9 +87,26 @@ class Ours:
         """Sign 200 URLs with one call."""
         return self._cold(self._pages)
 
-    def _held(self, runs: Mapping[str, Run]) -> tuple[Contender, ...]:
+    def finds_these(self, pages: Pages) -> tuple[Contender, ...]:
+        """Find the URLs of each of *pages* with one call, in a scope of its own as a request has it."""
+        return self._held(self._pages_of(pages), pages)
+
+    def signs_these(self, pages: Pages) -> tuple[Contender, ...]:
+        """Sign the URLs of each of *pages* with one call, in a scope of its own as a request has it."""
+        return self._cold(self._pages_of(pages), pages)
+
+    def _pages_of(self, pages: Pages) -> dict[str, Run]:
+        return {
+            "urls(), in a scope": lambda presigner, passes: _pages_in_scopes(presigner, passes, pages),
+            "await aurls(), in a scope": _awaited(
+                self._runner, lambda presigner, passes: _await_pages_in_scopes(presigner, passes, pages)
+            ),
+        }
+
+    def _held(self, runs: Mapping[str, Run], pages: Pages = (TARGETS,)) -> tuple[Contender, ...]:
         presigner = self._presigner()
-        presigner.urls(TARGETS)
+        for page in pages:
+            presigner.urls(page)
 
         def contender(name: str, run: Run) -> Contender:
             # A URL or two may turn over meanwhile; more, and something else is timed.
@@ -95,12 +116,14 @@ class Ours:
 
         return tuple(contender(name, run) for name, run in runs.items())
 
-    def _cold(self, runs: Mapping[str, Run]) -> tuple[Contender, ...]:
+    def _cold(self, runs: Mapping[str, Run], pages: Pages = (TARGETS,)) -> tuple[Contender, ...]:
+        urls = sum(map(len, pages))
+
         def contender(name: str, run: Run) -> Contender:
             def prepare() -> Callable[[], float]:
                 presigner = self._presigner()
                 presigner.url(f"s3://{BUCKET}/learn-the-plan")
-                all_of_them = range(len(TARGETS), len(TARGETS) + 1)
+                all_of_them = range(urls, urls + 1)
                 return lambda: _checked(presigner, run, 1, signed=all_of_them)
 
             return Contender(name, prepare, is_ours=True)
@@ -143,11 +166,17 @@ class Fleet:
             _shared("url()", self._static, run, len(TARGETS)),
             _shared("url(), sealed", self._sealed, run, len(TARGETS)),
             _shared("url(), others' sessions", self._temporary, run, len(TARGETS)),
+            _shared("await aurl()", self._static, _awaited(self._runner, _await_each), len(TARGETS)),
         )
 
     def finds_pages(self) -> tuple[Contender, ...]:
-        """Find 100 URLs at once, on an event loop."""
-        runs = {"await aurls()": _await_page, "gather of aurl()": _gather_page}
+        """Find 100 URLs at once, on an event loop; in a scope as a request has it, and without."""
+        runs = {
+            "await aurls()": _await_page,
+            "gather of aurl()": _gather_page,
+            "aurls(), in a scope": _await_page_in_scope,
+            "gather, in a scope": _gather_page_in_scope,
+        }
         return tuple(
             _shared(name, self._static, _awaited(self._runner, run), len(PAGE)) for name, run in runs.items()
         )
@@ -252,12 +281,13 @@ def _urls_again_in_a_scope(presigner: Presigner, passes: int) -> float:
         return each(presigner.url, TARGETS, passes)
 
 
-def _pages_in_scopes(presigner: Presigner, passes: int) -> float:
+def _pages_in_scopes(presigner: Presigner, passes: int, pages: Pages = (TARGETS,)) -> float:
     start = perf_counter()
     for _ in range(passes):
-        with presigner.scope():
-            presigner.urls(TARGETS)
-    return (perf_counter() - start) / (passes * len(TARGETS))
+        for page in pages:
+            with presigner.scope():
+                presigner.urls(page)
+    return (perf_counter() - start) / (passes * sum(map(len, pages)))
 
 
 async def _await_each(presigner: Presigner, passes: int) -> float:
@@ -275,12 +305,13 @@ async def _await_pages(presigner: Presigner, passes: int) -> float:
     return (perf_counter() - start) / (passes * len(TARGETS))
 
 
-async def _await_pages_in_scopes(presigner: Presigner, passes: int) -> float:
+async def _await_pages_in_scopes(presigner: Presigner, passes: int, pages: Pages = (TARGETS,)) -> float:
     start = perf_counter()
     for _ in range(passes):
-        async with presigner.scope():
-            await presigner.aurls(TARGETS)
-    return (perf_counter() - start) / (passes * len(TARGETS))
+        for page in pages:
+            async with presigner.scope():
+                await presigner.aurls(page)
+    return (perf_counter() - start) / (passes * sum(map(len, pages)))
 
 
 async def _await_page(presigner: Presigner, passes: int) -> float:
@@ -294,4 +325,20 @@ async def _gather_page(presigner: Presigner, passes: int) -> float:
     start = perf_counter()
     for _ in range(passes):
         await asyncio.gather(*[presigner.aurl(target) for target in PAGE])
+    return (perf_counter() - start) / (passes * len(PAGE))
+
+
+async def _await_page_in_scope(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        async with presigner.scope():
+            await presigner.aurls(PAGE)
+    return (perf_counter() - start) / (passes * len(PAGE))
+
+
+async def _gather_page_in_scope(presigner: Presigner, passes: int) -> float:
+    start = perf_counter()
+    for _ in range(passes):
+        async with presigner.scope():
+            await asyncio.gather(*[presigner.aurl(target) for target in PAGE])
     return (perf_counter() - start) / (passes * len(PAGE))

@@ -8,13 +8,13 @@ seconds for one URL. The garbage collector stays on.
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 from typing import TypeVar
 
-__all__ = ["Case", "Contender", "Timings", "each", "play", "whole"]
+__all__ = ["Case", "Contender", "Timings", "aeach", "awhole", "each", "play", "whole"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ class Contender:
     name: str
     prepare: Callable[[], Callable[[], float]] | None
     is_ours: bool = False
+    is_floor: bool = False  # not another's way to come by URLs, but what nobody can go below
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +84,23 @@ def whole(call: Callable[[Sequence[T]], object], items: Sequence[T], passes: int
     start = perf_counter()
     for _ in range(passes):
         call(items)
+    return (perf_counter() - start) / (passes * len(items))
+
+
+async def aeach(call: Callable[[T], Awaitable[object]], items: Sequence[T], passes: int = 1) -> float:
+    """Return what `each` does, with each call awaited before the next one."""
+    start = perf_counter()
+    for _ in range(passes):
+        for item in items:
+            await call(item)
+    return (perf_counter() - start) / (passes * len(items))
+
+
+async def awhole(
+    call: Callable[[Sequence[T]], Awaitable[object]], items: Sequence[T], passes: int = 1
+) -> float:
+    """Return what `whole` does, with each call awaited."""
+    start = perf_counter()
+    for _ in range(passes):
+        await call(items)
     return (perf_counter() - start) / (passes * len(items))

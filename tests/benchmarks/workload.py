@@ -1,7 +1,8 @@
-"""What everybody signs: the same 200 keys of one bucket, with the same made-up keys."""
+"""What everybody signs: the same keys of one bucket, most often 200, with the same made-up credentials."""
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ __all__ = [
     "BUCKET",
     "KEYS",
     "LIFETIME",
+    "MANY_KEYS",
+    "MANY_TARGETS",
     "PAGE",
     "PASSES",
     "REGION",
@@ -21,7 +24,7 @@ __all__ = [
     "SHARED_PASSES",
     "TARGETS",
     "VALUE",
-    "key",
+    "pages",
     "session",
     "temporary_session",
 ]
@@ -34,15 +37,21 @@ SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 #: Seconds. A day, so that next to no URL turns over while the benchmark runs.
 LIFETIME = 86_400
 
+#: Thumbnails; keys of 56 characters.
+MANY_KEYS = tuple(
+    f"public/galleries/2026/{n // 24:06}/thumbnail-640x480-{n * 7919 % 99_991:05}.jpg" for n in range(1_000)
+)
+MANY_TARGETS = tuple(f"s3://{BUCKET}/{key}" for key in MANY_KEYS)
 
-def key(number: int) -> str:
-    """Return the key of a thumbnail, of 56 characters."""
-    return f"public/galleries/2026/{number // 24:06}/thumbnail-640x480-{number * 7919 % 99_991:05}.jpg"
+#: A page of them, which most cases have.
+KEYS = MANY_KEYS[:200]
+TARGETS = MANY_TARGETS[:200]
 
 
-#: A page of thumbnails.
-KEYS = tuple(key(number) for number in range(200))
-TARGETS = tuple(f"s3://{BUCKET}/{key}" for key in KEYS)
+def pages(of: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Return pages of *size* of what there is *of*, of 200 in all if they are smaller."""
+    return [of[start : start + size] for start in range(0, max(size, 200), size)]
+
 
 #: How often what is held already is gone through in one round: once is too short to time.
 PASSES = 25
