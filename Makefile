@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check wrk bench pictures clean
+.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check wrk bench bench-docs pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -100,6 +100,10 @@ bench: install memcached wrk ## measure it beside its peers, in 10 minutes: ARGS
 	@test -x $(VENV)/aiobotocore/bin/python || { \
 	$(BIN)/python -m venv $(VENV)/aiobotocore && $(VENV)/aiobotocore/bin/python -m pip install -qq aiobotocore; }
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-docs: install ## write the page "Performance" and the README's table from a run: JSON=path
+	@$(BIN)/python -m pip install -qq --group bench
+	@$(BIN)/python -m tests.benchmarks.document "$(JSON)"
 
 pictures: install ## draw the pictures of the docs anew
 	@$(BIN)/python docs/pictures/url_life.py

@@ -267,6 +267,26 @@ def test_a_goal_is_judged_by_what_was_measured(quick: Told) -> None:
         assert goal["met"] is (enough[0] if goal["is_least"] else enough[1])
 
 
+def test_the_page_and_the_readme_are_written_from_a_run(quick: Told, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if not shutil.which("wrk"):
+        pytest.skip("the README tells of pages under load: wrk is not installed")
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    for folder in ("explanation", "pictures"):
+        (tmp_path / "docs" / folder).mkdir(parents=True)
+    command = [sys.executable, "-m", "tests.benchmarks.document", str(quick.path), "--into", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+    page = (tmp_path / "docs/explanation/performance.md").read_text()
+    held = next(row for row in quick.json["rows"] if row["name"] == "url()")
+    assert f"| **url()** | {held['median_us']:.2f} |" in page
+    assert "**A quick run" in page
+    assert [title for title in quick.tables if title.startswith("Load") and title not in page] == []
+    assert f"| {held['median_us']:.2f} |" in readme.read_text()
+    assert (tmp_path / "docs/pictures/performance.svg").read_text().endswith("</svg>\n")
+
+
 def test_a_part_is_run_alone_and_goals_of_others_are_not_judged(tmp_path: Path) -> None:
     told = run(tmp_path / "bench.json", ["--quick", "--only", "threads"])
     assert set(told.tables) == {"Threads: million held URLs a second, all threads together"}

@@ -77,7 +77,8 @@ def main() -> None:
         timings = _timed([part for part in _TIMED if part in parts], rounds, aiobotocore, progress)
         sheets = _measured([part for part in _LONG if part in parts], options.quick, progress)
     results = Results(timings, sheets)
-    run = Run(rounds, parts, options.quick, load_before, aiobotocore.version, left_out)
+    loads = load_before, os.getloadavg()[0]
+    run = Run(rounds, parts, options.quick, *loads, aiobotocore.version, left_out)
     show(console, run, results)
     told = as_json(run, results)
     if options.json:

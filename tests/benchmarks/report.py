@@ -53,7 +53,8 @@ class Run:
     rounds: int
     parts: Sequence[str]
     is_quick: bool
-    load: float  # processes that wanted a core in the minute before
+    load_before: float  # processes that wanted a core in the minute before
+    load_after: float  # the same of its last minute, of which one or two were its own
     aiobotocore: str | None  # its version
     left_out: Sequence[str] = ()  # what could not be measured here, and why
 
@@ -65,7 +66,8 @@ def as_json(run: Run, results: Results) -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load_before": run.load,
+        "load_before": run.load_before,
+        "load_after": run.load_after,
         "quick": run.is_quick,
         "versions": _versions(run),
         "parts": list(run.parts),
@@ -82,7 +84,8 @@ def show(console: Console, run: Run, results: Results) -> None:
     versions = ", ".join(f"{name} {number or 'missing'}" for name, number in _versions(run).items())
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores of {_processor()}\n{versions}")
     console.print(
-        f"{run.load:.1f} processes wanted a core in the minute before.\n"
+        f"{run.load_before:.1f} processes wanted a core in the minute before, "
+        f"{run.load_after:.1f} in the last.\n"
         f"Medians of {run.rounds} rounds, everybody in turn. Ratios are taken within a round.\n"
         "Names with () are this library's. ! is faster than its url(), urls() or aurls()."
     )
