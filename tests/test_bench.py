@@ -175,7 +175,7 @@ MODULES = {
     "S3Storage.url": "storages",
 }
 
-GOALS = 27
+GOALS = 28
 
 
 @dataclass(frozen=True)
