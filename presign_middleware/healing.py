@@ -19,7 +19,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import floor
-from statistics import median
 from threading import Lock
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -441,7 +440,7 @@ class Healing:
         with self._lock:
             dates = self._dates.setdefault(origin, deque(maxlen=_DATES))
             dates.append(offset)
-            learned = median(dates)
+            learned = sorted(dates)[len(dates) // 2]
             learned = learned if abs(learned) > _LEAST_OFFSET else 0.0
             known = self._offsets.get(origin, 0.0)
             if learned == known or (learned and abs(learned - known) <= _LEAST_OFFSET):

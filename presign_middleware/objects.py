@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
-from email.utils import format_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -182,6 +181,8 @@ def _whole_number(value: Any) -> str:
 
 def _http_date(value: Any) -> str:
     """Return *value* as boto3 writes an instant: a datetime, Unix seconds, or the text of either."""
+    from email.utils import format_datetime  # which costs 8 ms, and hardly anybody needs it
+
     from botocore.utils import parse_to_aware_datetime  # its own reading: texts have many
 
     return format_datetime(parse_to_aware_datetime(value).astimezone(UTC), usegmt=True)

@@ -9,13 +9,12 @@ it is done. A process may be frozen before that (AWS Lambda between two events),
 event loop may end: what was claimed for too long is anyone's again.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
 from threading import Lock, Semaphore, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .effects import PATIENCE
 from .errors import SigningError
@@ -24,6 +23,9 @@ from .objects import S3Object
 from .resolver import Clock
 from .runner import Runner
 from .scope import Scope
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Renewals"]
 
@@ -75,7 +77,9 @@ class Renewals:
 
     def begin(self, entries: Sequence[Entry], response_sent: Wait) -> None:
         """Renew *entries* in a task of the running loop, once *response_sent* returns."""
-        with suppress(RuntimeError):  # no asyncio here: the next request will see to it
+        import asyncio  # which a program without event loops is spared
+
+        with suppress(RuntimeError):  # none is running here: the next request will see to it
             loop = asyncio.get_running_loop()
             claimed = self._claimed(entries)
             work = self._renew_after(claimed, response_sent)
@@ -107,6 +111,8 @@ class Renewals:
 
     async def drain(self, seconds: float) -> None:
         """Wait for what was begun in this loop; drop what has not ended after *seconds*."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         tasks = [task for task in list(self._tasks) if task.get_loop() is loop]
         if not tasks:

@@ -2,13 +2,14 @@
 Who asks for URLs and how: for one or many, in a thread or on an event loop.
 """
 
-import asyncio
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from .effects import AsyncioEffects, BlockingEffects, LoopThreadEffects, run_blocking, threadless
+from .effects import BlockingEffects, LoopThreadEffects, run_blocking, threadless
 from .epochs import Epochs
 from .errors import SigningError
 from .local import Entry, Flights, Order, Patience
@@ -18,6 +19,11 @@ from .pool import Pool
 from .resolver import Clock, Effects, Note, Resolver, Signs
 from .scope import Scope
 from .sharing import Shares, Sharing
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .loops import AsyncioEffects
 
 __all__ = ["Runner"]
 
@@ -80,7 +86,7 @@ class Runner:
 
         That is begun in another thread. Raises SigningError.
         """
-        if asyncio._get_running_loop() is None or self._signing.is_ready(obj):
+        if not _is_on_a_loop() or self._signing.is_ready(obj):
             return self.find(obj, None, scope)
         entry = self._resolver.quick(obj, None, scope)
         if entry is None:
@@ -183,6 +189,8 @@ class Runner:
             failure = threadless(obj, error)
             self._note(failure, obj)
             raise failure from error
+        import asyncio
+
         return await asyncio.wrap_future(signing)
 
     async def amake_ready(self, objects: Sequence[S3Object]) -> None:
@@ -191,6 +199,8 @@ class Runner:
             self._sharing.connect()
         effects = self._effects()
         await self._catch_up(effects, Patience(_TELL_WITHIN))
+        import asyncio
+
         prepared = [effects.prepare([obj]) for obj in objects]
         try:
             async with asyncio.timeout(_READY_WITHIN):
@@ -211,6 +221,8 @@ class Runner:
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
+        import asyncio
+
         await asyncio.to_thread(self.close)
 
     async def _fill(
@@ -287,11 +299,15 @@ class Runner:
 
     def _here(self) -> BlockingEffects:
         """Return how a blocking call waits in this thread."""
-        if asyncio._get_running_loop() is None:  # the public one raises, which costs 1 us
+        if not _is_on_a_loop():
             return self._blocking
         return LoopThreadEffects(self._signing, self._sharing)
 
-    def _effects(self) -> AsyncioEffects:
+    def _effects(self) -> "AsyncioEffects":
+        import asyncio  # which a blocking program is spared, like what needs it
+
+        from .loops import AsyncioEffects
+
         loop = asyncio.get_running_loop()
         effects = self._loops.get(loop)
         if effects is None:
@@ -306,3 +322,10 @@ class Runner:
 def _bound(entries: Sequence[Entry]) -> list[Entry]:
     """Return those of *entries* that only newer credentials make live longer."""
     return [entry for entry in entries if entry.reason in ("credentials", "assumed")]
+
+
+def _is_on_a_loop() -> bool:
+    """Return whether this is the thread of a running event loop."""
+    asyncio = sys.modules.get("asyncio")  # nobody has a loop before it is imported
+    # The public function raises, which costs 1 us.
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -88,6 +88,13 @@ def door(s3_clock: Clock) -> Iterator[Refusing]:
         yield door
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return the fields of the events that were told."""
+    records = [vars(record) for record in caplog.records if hasattr(record, "presign_event")]
+    prefix = "presign_"
+    return [{k.removeprefix(prefix): v for k, v in one.items() if k.startswith(prefix)} for one in records]
+
+
 @pytest.fixture(params=fetchers())
 def fetcher(request: pytest.FixtureRequest, door: Refusing) -> Iterator[Fetcher]:
     client, is_explicit = request.param
@@ -280,7 +287,9 @@ def test_an_object_heals_once_a_minute_for_a_cause(fetcher: Fetcher, door: Refus
     assert len(door.arrived) == 2
 
 
-def test_a_client_that_mangles_every_url_is_left_alone(fetcher: Fetcher, door: Refusing) -> None:
+def test_a_client_that_mangles_every_url_is_left_alone(
+    fetcher: Fetcher, door: Refusing, caplog: pytest.LogCaptureFixture
+) -> None:
     """H5: after a second refusal of a new signature, for all objects of that shape; and it is told."""
     door.always = refusal("SignatureDoesNotMatch", 403)
     counts = []
@@ -289,6 +298,8 @@ def test_a_client_that_mangles_every_url_is_left_alone(fetcher: Fetcher, door: R
         assert fetcher.fetch(f"{door.base}/media/{name}.jpg").status == 403
         counts.append(len(door.arrived))
     assert counts == [2, 1, 1]
+    stopped = {"event": "healing_stopped", "origin": "media", "client": fetcher.client.name}
+    assert told(caplog) == [stopped]
     assert "stopped for" in fetcher.presigner.explain(door.cat).learned["healing"]
 
 
@@ -303,7 +314,9 @@ def test_whoever_fetched_with_the_same_url_shares_the_remedy(fetcher: Fetcher, d
 # --- H1, H2: the region -------------------------------------------------------------------------------------
 
 
-def test_a_wrong_region_heals_within_one_request(fetcher: Fetcher, door: Refusing) -> None:
+def test_a_wrong_region_heals_within_one_request(
+    fetcher: Fetcher, door: Refusing, caplog: pytest.LogCaptureFixture
+) -> None:
     """H1: the refusal names the right one, which stays learned; other objects need no replay."""
     wrong = fetcher.using(presigner_for(door, region="us-west-2"))
     assert wrong.fetch(door.cat).status == 200
@@ -313,6 +326,7 @@ def test_a_wrong_region_heals_within_one_request(fetcher: Fetcher, door: Refusin
     assert wrong.fetch(door.cat).status == 200
     assert door.regions[2:] == ["eu-west-1"] * 2
     assert wrong.presigner.explain(door.cat).learned["region"] == "eu-west-1"
+    assert told(caplog) == [{"event": "region_learned", "origin": "media", "region": "eu-west-1"}]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +378,12 @@ class Ahead:
 @INSECURE
 @pytest.mark.parametrize("seconds", [1200, -1200])
 def test_a_wrong_clock_heals_within_a_few_requests(
-    fetcher: Fetcher, door: Refusing, tls: ssl.SSLContext, s3_clock: Clock, seconds: int
+    fetcher: Fetcher,
+    door: Refusing,
+    tls: ssl.SSLContext,
+    s3_clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    seconds: int,
 ) -> None:
     """H3, P8: for objects of every phase; and from then on no URL is refused."""
     for number in range(12):
@@ -381,6 +400,9 @@ def test_a_wrong_clock_heals_within_a_few_requests(
             assert 599 < entry.expires_at - s3_clock.time() <= 3601
             assert entry.created_at <= s3_clock.time() + 1
     assert presigner.stats()["clocks_learned"] == 1
+    (event,) = told(caplog)
+    assert (event["event"], event["origin"]) == ("clock_learned", "media")
+    assert event["seconds"] == pytest.approx(-seconds, abs=1)
 
 
 @INSECURE

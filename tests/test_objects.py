@@ -47,6 +47,7 @@ objects = st.builds(
     method=texts,
     params=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
     lifetime=st.integers(60, 604_800),
+    share=st.floats(0, 1),  # no NaN, which is no share, and is not equal to itself
 )
 identified = st.tuples(objects, texts, texts)
 

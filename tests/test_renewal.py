@@ -41,7 +41,17 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.http import flow_control, h11_impl
 
 import presign_middleware.asgi
-from presign_middleware import NotCovered, Origin, Policy, Presigner, SignedURL, SigningError, effects, runner
+from presign_middleware import (
+    NotCovered,
+    Origin,
+    Policy,
+    Presigner,
+    SignedURL,
+    SigningError,
+    effects,
+    loops,
+    runner,
+)
 from presign_middleware.asgi import PresignMiddleware
 from presign_middleware.local import Flight, Flights, Order
 from presign_middleware.objects import S3Object
@@ -1212,7 +1222,8 @@ def test_a_renewal_that_fails_leaves_nothing(clock: Clock) -> None:
 
 def test_a_renewal_that_hangs_leaves_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """R5: a source that hangs holds up its renewal for a while, and nobody else; its answer is used."""
-    monkeypatch.setattr(effects, "PATIENCE", 0.05)
+    for room in (effects, loops):
+        monkeypatch.setattr(room, "PATIENCE", 0.05)
     keys, presigner = renewing(clock)
     old = presigner.url(A)
 

@@ -29,7 +29,7 @@ import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 from crowds import Crowd, Outcome, both_ways, in_threads
 
-from presign_middleware import Origin, Presigner, SigningError, effects, local, signing
+from presign_middleware import Origin, Presigner, SigningError, effects, local, loops, signing
 from presign_middleware.local import Entry, Flight, Flights, Order, Patience
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock
@@ -185,7 +185,8 @@ def test_a_loop_ends_at_once(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, turns: int, is_swept: bool
 ) -> None:
     """D2: a loop that ends within a few turns of asking leaves no flight to wait for in vain."""
-    monkeypatch.setattr(effects, "PATIENCE", 1)
+    for room in (effects, loops):
+        monkeypatch.setattr(room, "PATIENCE", 1)
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
 
     async def lead() -> None:
@@ -305,7 +306,8 @@ def test_an_origin_that_hangs_in_many_turns(clock: Clock) -> None:
 
 def test_a_hanging_origin_in_a_thread(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """D2: a thread whose batch hangs on one origin does not hold up those who want its other objects."""
-    monkeypatch.setattr(effects, "PATIENCE", 1)
+    for room in (effects, loops):
+        monkeypatch.setattr(room, "PATIENCE", 1)
     keys = Keys(clock, is_open=False)
     presigner = Presigner(keys.origin("slow"), Keys(clock).origin("media"), clock=clock)
     with ThreadPoolExecutor(1) as pool:
@@ -325,7 +327,8 @@ def test_waiting_has_a_deadline(clock: Clock, monkeypatch: pytest.MonkeyPatch, c
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
     with monkeypatch.context() as patch:
-        patch.setattr(effects, "PATIENCE", 0.01)
+        for room in (effects, loops):
+            patch.setattr(room, "PATIENCE", 0.01)
         (failure,) = crowd(presigner, ["s3://media/a"], lambda: None)
     assert isinstance(failure, SigningError)
     assert "waited 0.01 s" in str(failure)
@@ -355,7 +358,8 @@ def test_a_blocking_call_on_a_loops_thread(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_warm: bool
 ) -> None:
     """D5: a blocking call on a loop's thread waits for no flight, and says so if it fetches credentials."""
-    monkeypatch.setattr(effects, "PATIENCE", DEADLINE)
+    for room in (effects, loops):
+        monkeypatch.setattr(room, "PATIENCE", DEADLINE)
     monkeypatch.setattr(effects.LoopThreadEffects, "_said", False)
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     if is_warm:

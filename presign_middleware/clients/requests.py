@@ -77,7 +77,7 @@ class PresignAdapter(_Adapter):
         """
         asked = str(request.url)
         trail = _trail(request)
-        fetch = Fetch(self._presigner, trail.marks, trail.given)
+        fetch = Fetch(self._presigner, trail.marks, trail.given, "requests")
         place = None
         if asked[:5].lower() == "s3://":
             # requests drops the params of such a target and encodes nothing: the rest is the literal key.
@@ -97,7 +97,7 @@ class PresignAdapter(_Adapter):
     def _located(self, request: "PreparedRequest", asked: str, fetch: Fetch) -> str:
         """Return the unsigned URL at which an ``s3://`` target lives, and have *fetch* sign it."""
         url = f"s3://{quote(asked[5:], safe='/')}"
-        located = fetch.located(url, str(request.method), request.headers, "requests")
+        located = fetch.located(url, str(request.method), request.headers)
         if located is None:
             raise import_module("requests.exceptions").InvalidSchema(
                 f"{redact(asked)} can be fetched only if it is signed: no origin of this presigner covers "
@@ -154,7 +154,7 @@ class RequestsHooks:
             if not self._hooks.active:
                 return original(adapter, request, *args, **kwargs)
             trail = _trail(request)
-            fetch = Fetch(None, trail.marks, trail.given)
+            fetch = Fetch(None, trail.marks, trail.given, "requests")
             request.url = fetch.shown(request.url)
             with opened(hooked, fetch):
                 return _sent(partial(original, adapter), request, fetch, None, *args, **kwargs)
@@ -168,7 +168,7 @@ def _sent(
     """Return the answer to *request*, sent to *place* if not where it says, and once more if need be."""
     # A hook below an adapter of ours leaves that to it.
     if place is None and (fetch.presigner is not None or mounted.get() is None):
-        place = fetch.elsewhere(request.url, request.method, request.headers, "requests")
+        place = fetch.elsewhere(request.url, request.method, request.headers)
     response = send(_moved(request, place), *args, **kwargs)
     while (again := following(fetch, response.raw)) is not None:
         place, response = again, send(_moved(request, again), *args, **kwargs)

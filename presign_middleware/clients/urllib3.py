@@ -33,14 +33,16 @@ __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted",
 class Fetch:
     """One fetch, with its retries and redirects."""
 
-    __slots__ = ("attempt", "can_be_sent_again", "given", "marks", "presigner", "ready", "refused")
+    __slots__ = ("attempt", "can_be_sent_again", "client", "given", "marks", "presigner", "ready", "refused")
 
     def __init__(
         self,
         presigner: Presigner | None = None,  # None: that of the scope, for a hook
         marks: Marks | None = None,
         given: dict[str, str] | None = None,
+        client: str = "urllib3",
     ) -> None:
+        self.client = client
         self.presigner = presigner
         self.marks: Marks = {} if marks is None else marks
         self.given = {} if given is None else given  #: by its unsigned URL, one that came with our signature
@@ -49,17 +51,17 @@ class Fetch:
         self.can_be_sent_again = True
         self.refused: Attempt | None = None  #: of which the answer is the application's
 
-    def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any], client: str) -> str | None:
+    def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any]) -> str | None:
         """Return what `located` does, if *url* is not to be asked for where it says."""
         deciders = (self.presigner,) if self.presigner else deciding()
         if any(one.catching.is_elsewhere(url, method) for one in deciders):
-            return self.located(url, method, headers, client)
+            return self.located(url, method, headers)
         return None
 
-    def located(self, url: str, method: str, headers: Mapping[Any, Any], client: str) -> str | None:
+    def located(self, url: str, method: str, headers: Mapping[Any, Any]) -> str | None:
         """Return the unsigned URL at which *url* is to be asked for, now signed; None: it is not."""
         catch = judge(self.presigner, self.given.get(url, url), method, lowered(headers), self.marks)
-        attempt = catch.sign(client) if catch is not None else None
+        attempt = catch.sign(self.client) if catch is not None else None
         return None if attempt is None else self.place(attempt)
 
     def place(self, attempt: Attempt) -> str:
@@ -117,7 +119,7 @@ class Urllib3Hooks:
             fetch = hooked.get() or Fetch()  # it calls itself for a redirect
             with opened(hooked, fetch):
                 shown = fetch.shown(url)
-                place = fetch.elsewhere(shown, method, kwargs.get("headers") or manager.headers, "urllib3")
+                place = fetch.elsewhere(shown, method, kwargs.get("headers") or manager.headers)
                 response = original(manager, method, place or shown, *args, **kwargs)
                 while (again := following(fetch, response)) is not None:
                     place, response = again, original(manager, method, again, *args, **kwargs)
@@ -244,7 +246,7 @@ def send(
 def _attempt(fetch: Fetch, asked: str, method: str, headers: Mapping[Any, Any] | None) -> Attempt | None:
     url = fetch.given.get(asked, asked)
     catch = judge(fetch.presigner, url, method, lowered(headers or {}), fetch.marks)
-    return catch.sign("urllib3") if catch is not None else None
+    return catch.sign(fetch.client) if catch is not None else None
 
 
 def following(fetch: Fetch, response: Any) -> str | None:
