@@ -161,14 +161,15 @@ class Table:
     def put(self, entry: Entry, alias: str | None = None) -> None:
         """Hold *entry* in the place of whatever its object had."""
         obj, entries = entry.object, self._entries
-        old = entries.get(obj)
-        if old is not None:
+        size = len(entries)
+        old = entries.setdefault(obj, entry)  # mostly there is none, and to look first is to hash twice
+        if len(entries) == size:
             self._forget_alias(old)
+            entries[obj] = entry
         else:
-            if len(entries) >= self._size:
+            if size >= self._size:
                 self._evict()
             self._queue.append(obj)
-        entries[obj] = entry
         if alias is not None:
             self._aliases[alias] = entry
             entry.alias = alias

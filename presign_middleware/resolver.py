@@ -407,11 +407,14 @@ class Resolver:
     ) -> Entry | None:
         if self._epochs.good_until <= monotonic:
             return None
-        entry = self._known(obj, scope, wall, monotonic)
+        held = self._table.get(obj)
+        entry = (
+            self._known(held, obj, scope, wall, monotonic) if held is not None or scope is not None else None
+        )
         if entry is not None:
             if entry.alias is None and alias is not None:
                 self._table.name(entry, alias)
-        elif self._is_common(obj) or self._flights.has(obj):
+        elif (self._is_shared and self._is_common(obj)) or self._flights.has(obj):
             return None
         else:
             answer = self._signing.sign(obj, wall, monotonic)
@@ -420,10 +423,11 @@ class Resolver:
                 self._note(answer, obj)
                 raise answer
             if answer is not None:
-                _note_age(scope, answer, wall, monotonic)
                 self._counts.from_signer += 1
-                if scope is not None and scope.account is not None:
-                    scope.account.from_signer += 1
+                if scope is not None:
+                    _note_age(scope, answer, wall, monotonic)
+                    if scope.account is not None:
+                        scope.account.from_signer += 1
                 if obj.method in KEPT_METHODS:
                     self._table.put(answer, alias)
             entry = answer
@@ -431,8 +435,10 @@ class Resolver:
             scope.remember(entry)
         return entry
 
-    def _known(self, obj: S3Object, scope: Scope | None, wall: float, monotonic: float) -> Entry | None:
-        """Return what this request or this process holds of *obj* and may serve."""
+    def _known(
+        self, held: Entry | None, obj: S3Object, scope: Scope | None, wall: float, monotonic: float
+    ) -> Entry | None:
+        """Return what this request has of *obj*, or this process as *held*, if it may be served."""
         if scope is not None:
             entry = scope.seen(obj)
             if entry is not None and self.is_servable(scope, entry, wall, monotonic):
@@ -440,14 +446,13 @@ class Resolver:
                 if scope.account is not None:
                     scope.account.from_scope += 1
                 return entry
-        entry = self._table.get(obj)
-        if entry is None or not self.is_servable(scope, entry, wall, monotonic):
+        if held is None or not self.is_servable(scope, held, wall, monotonic):
             return None
-        entry.used = True
+        held.used = True
         self._counts.from_local += 1
         if scope is not None and scope.account is not None:
             scope.account.from_local += 1
-        return entry
+        return held
 
     def _is_fresh(self, entry: Entry, wall: float, monotonic: float) -> bool:
         return entry.is_fresh(wall, monotonic) and self._is_in_force(entry)

@@ -100,6 +100,7 @@ class _PlanRecipe(_Recipe):
             self.shelf = Shelf(snapshot.identity, plan.region, plan.base)
         self._plan = plan
         self._values = dict(obj.params)
+        self._date = rotation.date
         #: Of every URL that the credential does not cut short: of those dated until then.
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew)
         self._whole_until = snapshot.credential.end - rotation.lifetime
@@ -108,14 +109,16 @@ class _PlanRecipe(_Recipe):
 
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window, or at *epoch*."""
-        path = quote_key(obj.key)
+        path = quote_key(obj[3])
         phase = crc32(path.encode())
-        window = self._rotation.date(phase, wall + self._skew)
-        date = max(window, epoch)
+        window = self._date(phase, wall + self._skew)
+        date = window if epoch <= window else epoch
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
-        self._counts.signed += 1
-        self._counts.short_lived += self.is_short
+        counts = self._counts
+        counts.signed += 1
+        if self.is_short:
+            counts.short_lived += 1
         if epoch <= window <= self._whole_until:
             return Entry(obj, url, date, self.snapshot.credential, self._service, offset)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
@@ -450,6 +453,9 @@ class OriginSigning:
         return plan
 
 
+_NOTHING: tuple[float, object, _Recipe | None, float] = (0.0, None, None, 0.0)
+
+
 class Signing:
     """Signs for every origin of a presigner."""
 
@@ -460,20 +466,31 @@ class Signing:
         self._counts = counts
         self._clock = clock
         self._offset = clock.monotonic() - clock.time()
+        #: Of the object that was signed last: the very instant, its kind, what signed it, and the offset.
+        self._last = _NOTHING
 
     def sign(
         self, obj: S3Object, wall: float, monotonic: float, since: int = 0
     ) -> Entry | SigningError | None:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
-        offset = monotonic - wall
-        if not -_STEP < offset - self._offset < _STEP:
-            self._tell_of_step(self._offset - offset)
-        self._offset = offset
-        signing = self._origins[obj.origin]
-        offset = signing.offset(offset)  # before the recipe, which may have the session renewed
-        recipe = signing.recipe(obj, wall, monotonic)
-        epoch = self._epochs.date(obj, wall) if self._epochs.any else 0
-        return None if recipe is None else recipe.entry(obj, wall, offset, max(epoch, since))
+        name, _, form, _, method, params, lifetime, share = obj
+        kind = name, form, method, params, lifetime, share
+        # The objects of a page are of one kind, and asked for at one instant.
+        last_wall, last_kind, recipe, offset = self._last
+        if last_wall is not wall or last_kind != kind:
+            offset = monotonic - wall
+            if not -_STEP < offset - self._offset < _STEP:
+                self._tell_of_step(self._offset - offset)
+            self._offset = offset
+            signing = self._origins[name]
+            offset = signing.offset(offset)  # before the recipe, which may have the session renewed
+            recipe = signing.recipe(obj, wall, monotonic)
+            self._last = wall, kind if recipe is not None else None, recipe, offset
+        if recipe is None:
+            return None
+        if self._epochs.any:
+            since = max(since, self._epochs.date(obj, wall))
+        return recipe.entry(obj, wall, offset, since)
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""
@@ -487,10 +504,12 @@ class Signing:
     def shift(self, origin: str, seconds: float) -> None:
         """Take the clock of *origin*'s S3 for so many *seconds* further ahead than its policy says."""
         self._origins[origin].shift(seconds)
+        self._last = _NOTHING
 
     def move(self, origin: Origin) -> None:
         """Sign for *origin*, which is the same one in another region."""
         self._origins[origin.name].move(origin)
+        self._last = _NOTHING
 
     def of(self, origin: str) -> OriginSigning:
         """Return what signs for *origin*."""
@@ -556,6 +575,7 @@ class Signing:
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
+        self._last = _NOTHING
         refused: dict[S3Object, SigningError] = {}
         renewed: dict[Hashable, Snapshot | SourceError] = {}  # a source is asked once, not once an object
         for obj in objects:
