@@ -144,6 +144,11 @@ class Connection:
         """Close it at once."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        # A presigner need not be closed, and what a thread of a closed one has just made is nobody's.
+        with suppress(AttributeError):  # it has none yet
+            self._socket.close()
+
     # -- as this library uses it
 
     def flush(self) -> None:

@@ -37,7 +37,7 @@ EMPTY_BOARD: Final = b"e1" + bytes(4)
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-def eventually(condition: Callable[[], object], within: float = 2.0) -> None:
+def eventually(condition: Callable[[], object], within: float = 10.0) -> None:
     """Return as soon as *condition* holds; fail if it does not *within* so many seconds."""
     deadline = time.monotonic() + within
     while not condition():
