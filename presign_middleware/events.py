@@ -20,6 +20,7 @@ Event = Literal[
     "clock_learned",  # origin, seconds: that S3's clock is ahead
     "region_learned",  # origin, region
     "healing_stopped",  # origin, client
+    "invalidate_failed",  # origin, error: the name of an exception, after a write
     "shared_in_clear",  # server: its host, as it was given
 ]
 

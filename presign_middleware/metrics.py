@@ -41,7 +41,8 @@ class Counts:
     shared_errors: int = 0  # times a server of it failed or was too slow
     shared_skipped: int = 0  # times one was not asked, because it had failed lately
 
-    invalidated: int = 0  # calls that took back the URLs of one object
+    invalidated: int = 0  # times that the URLs of one object were taken back, by a call or after a write
+    invalidate_failed: int = 0  # objects that were written, and whose URLs could not be taken back
     revoked: int = 0  # calls that took back those of an origin
     epochs_rejected: int = 0  # times that what they have taken back was damaged, or could not be opened
     epochs_unread: int = 0  # times that it could not be read what other processes have taken back

@@ -83,6 +83,7 @@ class Origin:
     catch: bool = True  # False: links only, hooks leave its fetches alone
     response_overrides: bool = False  # keep response-content-type and -disposition of caught URLs
     fallback: str | None = None  # the name of the origin that may have what this one has not
+    invalidate_on_write: bool = False  # a write that hooks or adapters see has the object's next URL differ
     hides_misses: bool = False  # S3 says 403 of an object that is not there: the keys may not list the bucket
     policy: Policy | None = None  # None: the presigner's
     # Where the keys come from: at most one of these, else boto3's default chain.

@@ -37,6 +37,7 @@ from .scope import Scope, current, given, paused
 from .seal import Seal, Secrets, tell_if_in_clear
 from .signing import Signing
 from .targets import Targets
+from .writing import Writing
 
 if TYPE_CHECKING:
     from .addresses import Addresses
@@ -194,6 +195,7 @@ class Presigner:
         self.catching = Catching(self._targets, self._table, self.healing, self.counts)
         self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
         self.linking = Linking(self._targets, self.healing, self._runner, self._scope)
+        self.writing = Writing(origins, self._targets, self._runner, self._invalidation, self.counts)
 
     @classmethod
     def from_env(cls) -> "Presigner":
@@ -366,11 +368,11 @@ class Presigner:
         Raises:
             NotCovered: No origin holds *target*.
         """
-        self._runner.take_back(self._invalidation(target))
+        self._runner.take_back(self._invalidation([self._named(str(target))]))
 
     async def ainvalidate(self, target: str) -> None:
         """Do what `invalidate` does, without ever blocking the event loop."""
-        await self._runner.atake_back(self._invalidation(target))
+        await self._runner.atake_back(self._invalidation([self._named(str(target))]))
 
     def revoke(self, origin: str) -> None:
         """
@@ -501,13 +503,12 @@ class Presigner:
             return self._named(target), target
         return self.healing.where(self._targets.asked(target, method, params, lifetime)), None
 
-    def _invalidation(self, target: str) -> Callable[[], None]:
-        obj = self._named(str(target))
-
+    def _invalidation(self, objects: Sequence[S3Object]) -> Callable[[], None]:
         def invalidate() -> None:
             wall = self._time()
-            self._epochs.invalidate(obj, self._signing.dated(obj, wall), wall)
-            self.counts.invalidated += 1
+            for obj in objects:
+                self._epochs.invalidate(obj, self._signing.dated(obj, wall), wall)
+                self.counts.invalidated += 1
 
         return invalidate
 

@@ -31,7 +31,7 @@ from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
 from ..scope import paused
-from .catching import Marks, bare, deciding, explained, judge, unsigned
+from .catching import Marks, bare, deciding, explained, judge, unsigned, written
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ async def _healed(
     """Return the answer to *request*, sent elsewhere if it is to be, and once more if S3 refuses its URL."""
     own, asked = vars(request), str(request.url)
     attempt: Attempt | None = None
+    write = written(presigner, request.method, asked)
     if any(one.catching.is_elsewhere(asked, request.method) for one in _deciders(presigner)):
         catch = _judged(presigner, request, _given.get().get(asked, asked))
         attempt = await catch.asign("aiohttp") if catch is not None else None
@@ -228,6 +229,8 @@ async def _healed(
         attempt = own.pop(_SENT, None)
         headers = _lowered(response.headers)
         if attempt is None or not attempt.heard(response.status, headers):
+            if write is not None:
+                await write.aheard(response.status, partial(_read, response))
             return response
         following = await attempt.aagain(Reply(response.status, headers, await _read(response)))
         if following is None or not (isinstance(request.body, bytes) or _is_repeatable(request.body)):

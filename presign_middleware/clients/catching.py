@@ -4,7 +4,9 @@ Which presigner decides about an outgoing fetch: what every client asks first.
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,12 +15,16 @@ from ..healing import Attempt
 from ..presigner import Presigner
 from ..redaction import redact
 from ..scope import ambient, catching, current
+from ..writing import METHODS, Write, written_to
 
-__all__ = ["Mark", "Marks", "bare", "deciding", "explained", "judge", "unsigned"]
+__all__ = ["Mark", "Marks", "bare", "deciding", "explained", "judge", "unheard", "unsigned", "written"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("presign_middleware.clients")
+
+#: Whether a hook further up hears of the present write.
+_unheard: ContextVar[bool] = ContextVar("presign_unheard", default=False)
 
 #: Frames of these packages stand between an application's call and a hook.
 _PLUMBING = {
@@ -80,6 +86,32 @@ def judge(
     if first is None:
         marks[presigner] = Mark(url, verdict.first)
     return verdict.catch
+
+
+def written(presigner: Presigner | None, method: str, *urls: str) -> Write | None:
+    """
+    Return who is to hear what becomes of a request that writes the objects at *urls*, signed or not.
+
+    None, mostly: it writes none, or no origin of a presigner that may decide wants to know. To be
+    asked of each hop: it is the one which S3 answers that counts.
+    """
+    if method not in METHODS or not catching() or _unheard.get():
+        return None
+    takers = [one.writing for one in ((presigner,) if presigner else deciding()) if one.writing.is_wanted]
+    targets = [bare for url in urls if (bare := written_to(method, url)) is not None] if takers else []
+    parts = [(taker, objects) for taker in takers if (objects := taker.objects(targets))]
+    return Write(parts) if parts else None
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Have `written` say nothing inside: for a client that sends through another that is hooked too."""
+    before = _unheard.get()
+    _unheard.set(True)
+    try:
+        yield
+    finally:
+        _unheard.set(before)
 
 
 def unsigned(presigner: Presigner | None, url: str) -> str | None:

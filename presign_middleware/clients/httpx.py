@@ -25,7 +25,8 @@ from weakref import WeakSet
 from ..catching import Catch
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
-from .catching import Marks, explained, judge, unsigned
+from ..writing import Write
+from .catching import Marks, explained, judge, unsigned, written
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -303,11 +304,13 @@ def _shown(request: Any, presigner: Presigner | None) -> _Given:
 
 def _fetched(send: Callable[[Any], Any], request: Any, presigner: Presigner | None) -> Any:
     """Return the answer to *request*, signed if it is covered, and once more if S3 refuses its URL."""
-    url, catch = _judged(request, presigner)
+    url, catch, write = _judged(request, presigner)
     attempt = catch.sign(_library(request).__name__) if catch is not None else None
     while True:
         response = send(_copy(request, url, attempt.url if attempt is not None else None))
         if attempt is None or not attempt.heard(response.status_code, response.headers):
+            if write is not None:
+                write.heard(response.status_code, partial(_read, response, request))
             return response
         following = attempt.again(Reply(response.status_code, response.headers, _read(response, request)))
         if following is None or not _can_be_sent_again(request):
@@ -318,11 +321,13 @@ def _fetched(send: Callable[[Any], Any], request: Any, presigner: Presigner | No
 
 async def _afetched(send: Callable[[Any], Awaitable[Any]], request: Any, presigner: Presigner | None) -> Any:
     """Return what `_fetched` returns, without ever blocking the event loop."""
-    url, catch = _judged(request, presigner)
+    url, catch, write = _judged(request, presigner)
     attempt = await catch.asign(_library(request).__name__) if catch is not None else None
     while True:
         response = await send(_copy(request, url, attempt.url if attempt is not None else None))
         if attempt is None or not attempt.heard(response.status_code, response.headers):
+            if write is not None:
+                await write.aheard(response.status_code, partial(_aread, response, request))
             return response
         body = await _aread(response, request)
         following = await attempt.aagain(Reply(response.status_code, response.headers, body))
@@ -382,14 +387,14 @@ def _can_be_sent_again(request: Any) -> bool:
     return isinstance(request.stream, _library(request).ByteStream)
 
 
-def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | None]:
-    """Return the URL that the application asked for, and how to sign it."""
+def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | None, Write | None]:
+    """Return the URL that the application asked for, how to sign it, and who is to hear if it is written."""
     extensions, sending = request.extensions, _sending.get()
     given = _shown(request, presigner) or (sending.given if sending is not None else {})
     shown = str(request.url)
     url = given.get(shown, shown)
     if extensions.get(OPT_OUT) is False:
-        return url, None
+        return url, None, None
     headers: Mapping[str, str] = request.headers  # names are looked up and listed in lower case
     # The client hands a request's extensions on to the request it makes of a redirect, also
     # when the application follows the redirect by itself.
@@ -402,7 +407,7 @@ def _judged(request: Any, presigner: Presigner | None) -> tuple[str, Catch | Non
     extensions[_MARKS] = marks
     if sending is not None and not sending.marks:
         sending.marks = marks
-    return url, catch
+    return url, catch, written(presigner, request.method, url)
 
 
 def _copy(request: Any, asked: str, signed: str | None) -> Any:

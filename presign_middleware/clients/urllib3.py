@@ -16,6 +16,7 @@ What can go wrong:
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from io import BufferedReader, RawIOBase
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,8 @@ from ..errors import SigningError
 from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
-from .catching import Marks, bare, deciding, judge, unsigned
+from ..writing import Write
+from .catching import Marks, bare, deciding, judge, unsigned, written
 from .hooking import Hooks
 
 __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted", "opened", "send", "wire"]
@@ -33,7 +35,7 @@ __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted",
 class Fetch:
     """One fetch, with its retries and redirects."""
 
-    __slots__ = ("attempt", "can_be_sent_again", "client", "given", "marks", "presigner", "ready", "refused")
+    __slots__ = ("attempt", "can_be_sent_again", "client", "given", "marks", "presigner", "ready", "refused", "write")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Fetch:
         self.attempt: Attempt | None = None  #: what was sent last, if it was signed
         self.can_be_sent_again = True
         self.refused: Attempt | None = None  #: of which the answer is the application's
+        self.write: Write | None = None  #: what was sent last, if it writes what someone wants to know of
 
     def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any]) -> str | None:
         """Return what `located` does, if *url* is not to be asked for where it says."""
@@ -218,6 +221,7 @@ def send(
     asked = url if not url.startswith("/") else _url(*_peer(connection), url)
     with opened(hooked, None):
         fetch.attempt = fetch.ready.get(asked) or _attempt(fetch, asked, method, headers)
+    fetch.write = written(fetch.presigner, method, asked)
     fetch.can_be_sent_again = body is None or isinstance(body, (bytes, str))
     wanted = fetch.given.get(asked, asked) if fetch.attempt is None else fetch.attempt.url
     if wanted == asked:
@@ -256,6 +260,9 @@ def following(fetch: Fetch, response: Any) -> str | None:
     None: S3 has not refused it for its URL, or there is no remedy. *response* is urllib3's.
     """
     attempt, fetch.attempt = fetch.attempt, None
+    write, fetch.write = fetch.write, None
+    if write is not None:
+        write.heard(response.status, partial(_read, response))
     headers = lowered(response.headers)
     if attempt is None or not attempt.heard(response.status, headers):
         return None
