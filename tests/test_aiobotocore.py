@@ -174,3 +174,39 @@ def test_links_fetch(seaweedfs: SeaweedFS) -> None:
 
     assert asyncio.run(fetch()) == b"a cat"
     assert presigner.stats()["caught"] == 1
+
+
+def test_its_writes_take_back_the_urls_of_their_objects(seaweedfs: SeaweedFS) -> None:
+    """M6: and once each, though what it sends through is hooked as well."""
+    seaweedfs.client().create_bucket(Bucket="aiowrites")
+    session = boto3.Session(seaweedfs.access_key, seaweedfs.secret_key)
+    place: dict[str, Any] = {"endpoint_url": seaweedfs.endpoint_url, "session": session}
+    origin = Origin("media", bucket="aiowrites", region=seaweedfs.region, invalidate_on_write=True, **place)
+    presigner = Presigner(origin)
+
+    async def write() -> list[bool]:
+        made = aiosession.get_session().create_client(
+            "s3",
+            region_name=seaweedfs.region,
+            endpoint_url=seaweedfs.endpoint_url,
+            aws_access_key_id=seaweedfs.access_key,
+            aws_secret_access_key=seaweedfs.secret_key,
+        )
+        async with presigner.scope(), made as client:
+            odd = {"Bucket": "aiowrites", "Key": "a b/ü+%2F&'<>.jpg"}
+            listed = {"Objects": [{"Key": odd["Key"]}, {"Key": "other"}]}
+            changed = []
+            for operation, asked in (
+                (client.put_object, {"Body": b"new", **odd}),
+                (client.copy_object, {**odd, "CopySource": odd, "MetadataDirective": "REPLACE"}),
+                (client.delete_object, odd),
+                (client.delete_objects, {"Bucket": "aiowrites", "Delete": listed}),
+            ):
+                before = await presigner.aurl(f"s3://aiowrites/{odd['Key']}")
+                await operation(**asked)
+                changed.append(await presigner.aurl(f"s3://aiowrites/{odd['Key']}") != before)
+            return changed
+
+    with intercept("aiobotocore", "aiohttp", "httpx"):
+        assert asyncio.run(write()) == [True] * 4
+    assert presigner.stats()["invalidated"] == 5
