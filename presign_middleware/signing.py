@@ -112,7 +112,7 @@ class _PlanRecipe(_Recipe):
         path = quote_key(obj[3])
         phase = crc32(path.encode())
         window = self._date(phase, wall + self._skew)
-        date = window if epoch <= window else epoch
+        date = max(window, epoch)
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
         url = signer.sign(path, date)
         counts = self._counts

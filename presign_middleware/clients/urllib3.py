@@ -35,7 +35,17 @@ __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted",
 class Fetch:
     """One fetch, with its retries and redirects."""
 
-    __slots__ = ("attempt", "can_be_sent_again", "client", "given", "marks", "presigner", "ready", "refused", "write")
+    __slots__ = (
+        "attempt",
+        "can_be_sent_again",
+        "client",
+        "given",
+        "marks",
+        "presigner",
+        "ready",
+        "refused",
+        "write",
+    )
 
     def __init__(
         self,
