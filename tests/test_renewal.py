@@ -1424,7 +1424,7 @@ def test_ageing_for_ever(clock: Clock, memcached: Memcached, seconds: float, is_
 
     asyncio.run(body())
     presigner.close()
-    assert presigner.stats()["signed"] <= (12 if seconds else 2)
+    assert presigner.stats()["signed"] <= (12 if seconds else 4)
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

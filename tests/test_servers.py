@@ -28,7 +28,7 @@ from presign_middleware.metrics import Counts
 from presign_middleware.servers import Servers, shares
 from presign_middleware.testing import Memcached
 
-PATIENCE: Final = 0.5  # seconds, of those tests that need it to end
+PATIENCE: Final = 1.0  # seconds, of those tests that need it to end
 
 TARGETS: Final = [f"s3://media/{number}" for number in range(100)]
 KEYS: Final = [f"p1:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in range(300)]
