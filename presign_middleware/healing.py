@@ -321,6 +321,8 @@ class Healing:
         if reply.status == 404:
             return self._elsewhere(attempt)
         found = refusal(reply)
+        if found is not None and found.region == _region(attempt.url):
+            found = None  # answers name the region of their bucket whatever they are refused for
         cause = found.cause if found is not None else self._cause_of_head(attempt, reply)
         if cause is None or cause == "access":
             hides = self._origins[attempt._object.origin].hides_misses and reply.status == 403
@@ -463,11 +465,11 @@ class Healing:
         )
 
     def _move(self, attempt: Attempt, region: str) -> bool:
-        """Sign for *region* from now on; False: that is what was signed for, or it cannot be meant."""
+        """Sign for *region* from now on; False: it cannot be meant."""
         name = attempt._object.origin
         with self._lock:
             origin = self._origins[name]
-            if region == _region(attempt.url) or _partition(region) != _partition(str(origin.region)):
+            if _partition(region) != _partition(str(origin.region)):
                 return False
             if region == origin.region:
                 return True  # another fetch has learned it just now

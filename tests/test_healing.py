@@ -243,6 +243,16 @@ def test_a_head_heals_when_its_url_is_past_by_s3s_clock(
     assert len(door.arrived) == 2
 
 
+def test_a_head_heals_though_its_answer_names_the_region(fetcher: Fetcher, door: Refusing) -> None:
+    """H1: S3 names it also where it is the right one."""
+    late = {"Date": "Thu, 01 Jan 2099 00:00:00 GMT", "x_amz_bucket_region": "eu-west-1"}
+    door.told.append(refusal("AccessDenied", 403, "Request has expired", **late))
+    assert fetcher.fetch(door.cat, method="HEAD").status == 200
+    wrong = fetcher.using(presigner_for(door, region="us-west-2"))
+    assert wrong.fetch(door.cat, method="HEAD").status == 200
+    assert wrong.presigner.explain(door.cat).learned == {"region": "eu-west-1"}
+
+
 # --- what the application is told --------------------------------------------------------------------------
 
 
