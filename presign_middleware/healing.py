@@ -308,7 +308,7 @@ class Healing:
             if date is not None:
                 self._note(obj.origin, date, attempt._sent)
         if status < 400 and status not in REFUSED:
-            self._counts.healed += attempt._cause is not None
+            self._counts.of(obj.origin).healed += attempt._cause is not None
             if obj.origin != wanted.origin:
                 self._remember(wanted, obj.origin)
             elif self._found:
@@ -373,7 +373,7 @@ class Healing:
         return now + (attempt._entry is not None and attempt._entry.date == now)
 
     def _give_up(self, attempt: Attempt, cause: Cause) -> None:
-        self._counts.unhealed += 1
+        self._counts.of(attempt._object.origin).unhealed += 1
         shape = _shape(attempt)
         if cause != "signature" or shape in self._stopped:
             return
@@ -414,7 +414,7 @@ class Healing:
         return None if obj is None else _Step(obj)
 
     def _remember(self, wanted: S3Object, found: str) -> None:
-        self._counts.fallbacks += 1
+        self._counts.of(wanted.origin).fallbacks += 1
         key, ttl = (wanted.origin, wanted.key), self._targets.policy(wanted).fallback_ttl
         now = self._clock.monotonic()
         with self._lock:

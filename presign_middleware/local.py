@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from .errors import SigningError
-from .metrics import Counts
+from .metrics import Counts, Tally
 from .objects import S3Object
 from .policy import Credential, Life
 
@@ -66,6 +66,7 @@ class Entry:
         "fresh_until",
         "fresh_until_monotonic",
         "object",
+        "tally",
         "url",
         "used",
     )
@@ -78,6 +79,7 @@ class Entry:
         credential: Credential,  # that signed it
         service: Service,
         offset: float,  # monotonic time less wall time, at present
+        tally: Tally,  # of its origin
     ) -> None:
         born, fresh_until, _, _, _ = service
         self.object = obj
@@ -88,8 +90,10 @@ class Entry:
         self.born = date + born
         self.fresh_until = fresh_until = date + fresh_until
         self.fresh_until_monotonic = fresh_until + offset
+        self.tally = tally
         self.alias: str | None = None
-        self.used = False
+        #: Whether it was asked for again: since `Table` has looked at it last; None: not since, but before.
+        self.used: bool | None = False
 
     @property
     def ageing_until(self) -> float:
@@ -199,12 +203,14 @@ class Table:
             entry = self._entries[obj]
             if not entry.used:
                 break
-            entry.used = False
+            entry.used = None
             self._queue.append(obj)
         else:
             obj = self._queue.popleft()
-        self._forget_alias(self._entries.pop(obj))
+        entry = self._entries.pop(obj)
+        self._forget_alias(entry)
         self._counts.evicted += 1
+        self._counts.evicted_unused += entry.used is False
 
     def _forget_alias(self, entry: Entry) -> None:
         if entry.alias is not None:

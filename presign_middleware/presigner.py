@@ -123,7 +123,7 @@ class Presigner:
         #: Whether links may lead elsewhere for a while, so that a text alone names no URL.
         self.falls_back = any(origin.fallback for origin in origins)
         self._targets = Targets(origins)
-        self.counts = Counts()
+        self.counts = Counts.by_origin(self.origins)
         self._table = Table(self._local_size, self.counts)
         self._flights = Flights()
         skews = {origin.name: origin.policy.skew for origin in origins if origin.policy}
@@ -256,16 +256,16 @@ class Presigner:
         ):
             scope = current()
             if scope is None or scope.presigner is not self:
-                self.counts.from_local += 1
+                entry.tally.from_local += 1
                 entry.used = True
                 return entry.url
             seen = scope.hold(entry.object)
             if seen is entry:
-                self.counts.from_scope += 1
+                entry.tally.from_scope += 1
                 return entry.url
             if seen is None:
                 scope.give(entry)
-                self.counts.from_local += 1
+                entry.tally.from_local += 1
                 entry.used = True
                 return entry.url
         return self._entry(target, method, params, lifetime).url
@@ -508,7 +508,7 @@ class Presigner:
             wall = self._time()
             for obj in objects:
                 self._epochs.invalidate(obj, self._signing.dated(obj, wall), wall)
-                self.counts.invalidated += 1
+                self.counts.of(obj.origin).invalidated += 1
 
         return invalidate
 
@@ -518,7 +518,7 @@ class Presigner:
 
         def revoke() -> None:
             self._epochs.revoke(origin, self._time())
-            self.counts.revoked += 1
+            self.counts.of(origin).revoked += 1
 
         return revoke
 

@@ -12,6 +12,7 @@ who wait for that object and by nobody else; a flight whose leader is gone is be
 anew by one of those who waited.
 """
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from .epochs import Epochs
 from .errors import SigningError
 from .local import Entry, Flight, Flights, Order, Patience, Table
-from .metrics import Counts
+from .metrics import SAMPLED, Counts
 from .objects import S3Object
 from .scope import Scope
 
@@ -277,35 +278,32 @@ class Resolver:
                         continue
                     answers[flight.object] = answer
                     if not order.is_renewal:
-                        self._take_note(answer, scope, is_mine=is_mine)
+                        self._take_note(flight.object, answer, scope, is_mine=is_mine)
                     elif is_mine:
-                        self._count_renewal(answer)
+                        self._count_renewal(flight.object, answer)
             wanted = abandoned
-        again = sum([isinstance(answers[obj], Entry) for obj in objects]) - sum(
-            [isinstance(answer, Entry) for answer in answers.values()]
-        )
-        self._counts.from_flight += again  # asked for twice in one call
-        if scope is not None and scope.account is not None:
-            scope.account.from_flight += again
+        if len(answers) < len(objects):
+            for obj, times in Counter(objects).items():
+                _count_joined(answers[obj], scope, times - 1)  # asked for twice in one call
         return [answers[obj] for obj in objects]
 
-    def _take_note(self, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool) -> None:
+    def _take_note(
+        self, obj: S3Object, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool
+    ) -> None:
         if isinstance(answer, SigningError):
-            self._counts.failed += 1
+            self._counts.of(obj.origin).failed += 1
             return
         if not is_mine:
-            self._counts.from_flight += 1
-            if scope is not None and scope.account is not None:
-                scope.account.from_flight += 1
+            _count_joined(answer, scope, 1)
         _note_age(scope, answer, self._time(), self._monotonic())
         if scope is not None and answer.object.method in KEPT_METHODS:
             scope.remember(answer)
 
-    def _count_renewal(self, answer: Entry | SigningError) -> None:
+    def _count_renewal(self, obj: S3Object, answer: Entry | SigningError) -> None:
         if isinstance(answer, Entry) and answer.is_fresh(self._time(), self._monotonic()):
-            self._counts.refreshed += 1
+            answer.tally.refreshed += 1
         else:
-            self._counts.refresh_failed += 1
+            self._counts.of(obj.origin).refresh_failed += 1
 
     async def _fly(self, flights: Sequence[Flight], effects: Effects) -> None:
         """Land every one of *flights*."""
@@ -375,7 +373,7 @@ class Resolver:
                 return False
             if not flight.order.is_renewal:
                 entry.used = True
-                self._counts.from_local += 1
+                entry.tally.from_local += 1
                 if (account := flight.order.patience.account) is not None:
                     account.from_local += 1
         effects.flights.land(flight, entry)
@@ -389,13 +387,14 @@ class Resolver:
                 entry = standing
             if entry.object.method in KEPT_METHODS:
                 self._table.put(entry)
+            entry.tally.measured.note_life(entry.end - self._time())
             account = flight.order.patience.account
             if is_shared and not flight.order.is_renewal:
-                self._counts.from_shared += 1
+                entry.tally.from_shared += 1
                 if account is not None:
                     account.from_shared += 1
             elif not flight.order.is_renewal:
-                self._counts.from_signer += 1
+                entry.tally.from_signer += 1
                 if account is not None:
                     account.from_signer += 1
         effects.flights.land(flight, entry)
@@ -419,11 +418,14 @@ class Resolver:
         else:
             answer = self._signing.sign(obj, wall, monotonic)
             if isinstance(answer, SigningError):
-                self._counts.failed += 1
+                self._counts.of(obj.origin).failed += 1
                 self._note(answer, obj)
                 raise answer
             if answer is not None:
-                self._counts.from_signer += 1
+                tally = answer.tally
+                if not tally.from_signer % SAMPLED:
+                    tally.measured.note_life(answer.end - wall)
+                tally.from_signer += 1
                 if scope is not None:
                     _note_age(scope, answer, wall, monotonic)
                     if scope.account is not None:
@@ -442,14 +444,14 @@ class Resolver:
         if scope is not None:
             entry = scope.seen(obj)
             if entry is not None and self.is_servable(scope, entry, wall, monotonic):
-                self._counts.from_scope += 1
+                entry.tally.from_scope += 1
                 if scope.account is not None:
                     scope.account.from_scope += 1
                 return entry
         if held is None or not self.is_servable(scope, held, wall, monotonic):
             return None
         held.used = True
-        self._counts.from_local += 1
+        held.tally.from_local += 1
         if scope is not None and scope.account is not None:
             scope.account.from_local += 1
         return held
@@ -462,6 +464,13 @@ class Resolver:
         if isinstance(answer, SigningError) or not self._epochs.any:
             return True
         return answer.date >= self._epochs.of(answer.object)
+
+
+def _count_joined(answer: Entry | SigningError, scope: Scope | None, times: int) -> None:
+    if isinstance(answer, Entry):
+        answer.tally.from_flight += times
+        if scope is not None and scope.account is not None:
+            scope.account.from_flight += times
 
 
 def _note_age(scope: Scope | None, new: Entry, wall: float, monotonic: float) -> None:

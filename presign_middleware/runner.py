@@ -174,10 +174,10 @@ class Runner:
         try:
             url = self._signing.sign_once(obj, headers)
         except SigningError as error:
-            self._counts.failed += 1
+            self._counts.of(obj.origin).failed += 1
             self._note(error, obj)
             raise
-        self._counts.from_signer += 1
+        self._counts.of(obj.origin).from_signer += 1
         return url
 
     async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
@@ -185,7 +185,7 @@ class Runner:
         try:
             signing = self._pool.submit(self.sign_once, obj, headers)
         except RuntimeError as error:
-            self._counts.failed += 1
+            self._counts.of(obj.origin).failed += 1
             failure = threadless(obj, error)
             self._note(failure, obj)
             raise failure from error

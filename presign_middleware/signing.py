@@ -16,6 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from math import floor, inf
 from threading import Lock
+from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 from zlib import crc32
@@ -25,7 +26,7 @@ from .epochs import Epochs
 from .errors import SigningError
 from .events import tell
 from .local import Entry, Service
-from .metrics import Counts
+from .metrics import SAMPLED, Counts, Tally
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
 from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
@@ -65,7 +66,7 @@ class _Recipe(ABC):
     #: What these URLs have in common; None: other processes cannot use them.
     shelf: Shelf | None = None
 
-    def __init__(self, snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts) -> None:
+    def __init__(self, snapshot: Snapshot, rotation: Rotation, skew: float, tally: Tally) -> None:
         self.snapshot = snapshot
         least = rotation.least(snapshot.credential)
         #: By S3's clock: what is signed from then on cannot be served.
@@ -74,7 +75,7 @@ class _Recipe(ABC):
         self.is_short = least < rotation.min_remaining
         self._rotation = rotation
         self._skew = skew
-        self._counts = counts
+        self._tally = tally
 
     @abstractmethod
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
@@ -93,9 +94,9 @@ class _PlanRecipe(_Recipe):
     """Signs by a plan, with one credential, one lifetime and one set of parameter values."""
 
     def __init__(
-        self, plan: Plan, snapshot: Snapshot, rotation: Rotation, obj: S3Object, skew: float, counts: Counts
+        self, plan: Plan, snapshot: Snapshot, rotation: Rotation, obj: S3Object, skew: float, tally: Tally
     ) -> None:
-        super().__init__(snapshot, rotation, skew, counts)
+        super().__init__(snapshot, rotation, skew, tally)
         if snapshot.identity is not None:
             self.shelf = Shelf(snapshot.identity, plan.region, plan.base)
         self._plan = plan
@@ -114,13 +115,19 @@ class _PlanRecipe(_Recipe):
         window = self._date(phase, wall + self._skew)
         date = max(window, epoch)
         signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
-        url = signer.sign(path, date)
-        counts = self._counts
-        counts.signed += 1
+        tally = self._tally
+        if tally.signed % SAMPLED:
+            url = signer.sign(path, date)
+        else:
+            began = perf_counter()
+            url = signer.sign(path, date)
+            tally.measured.plan_seconds += perf_counter() - began
+            tally.measured.plans_timed += 1
+        tally.signed += 1
         if self.is_short:
-            counts.short_lived += 1
+            tally.short_lived += 1
         if epoch <= window <= self._whole_until:
-            return Entry(obj, url, date, self.snapshot.credential, self._service, offset)
+            return Entry(obj, url, date, self.snapshot.credential, self._service, offset, tally)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
@@ -150,7 +157,7 @@ class _PlanRecipe(_Recipe):
         self, obj: S3Object, url: str, date: int, credential: Credential, offset: float, phase: int
     ) -> Entry:
         service = Service.of(self._rotation.life(date, credential, phase), date, self._skew)
-        return Entry(obj, url, date, credential, service, offset)
+        return Entry(obj, url, date, credential, service, offset, self._tally)
 
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
@@ -177,24 +184,22 @@ class _BotoRecipe(_Recipe):
     """
 
     def __init__(
-        self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, counts: Counts
+        self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, tally: Tally
     ) -> None:
-        super().__init__(snapshot, rotation, skew, counts)
+        super().__init__(snapshot, rotation, skew, tally)
         self._boto = boto
 
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
         """Return what boto3 makes of *obj*, and take it for as late as *epoch*: it was signed after that."""
         try:
-            url = self._boto.url(obj, {})
+            url = _signed_by_boto3(self._boto, obj, {}, self._tally)
         except SigningError as error:
             return error
-        self._counts.signed += 1
-        self._counts.signed_by_boto3 += 1
-        self._counts.short_lived += self.is_short
+        self._tally.short_lived += self.is_short
         date, credential = _date(url), self.snapshot.credential
         since = max(floor(date + self._skew), epoch)  # by S3's clock, as epochs are
         service = Service.of(self._rotation.life(date, credential), since, self._skew)
-        return _alive(Entry(obj, url, since, credential, service, offset), wall)
+        return _alive(Entry(obj, url, since, credential, service, offset, self._tally), wall)
 
     def latest(self, phase: int, now: float) -> int:
         """Return this second."""
@@ -288,6 +293,7 @@ class OriginSigning:
         #: Seconds that S3's clock is ahead of this host's: as the policy says, and as its answers do.
         self.skew = self.policy.skew
         self._counts = counts
+        self._tally = counts.of(origin.name)
         self.source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
         self._recipes: dict[tuple[str, str, Parameters, int, float], _Recipe] = {}
@@ -357,10 +363,7 @@ class OriginSigning:
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
-        url = self._boto_of(self.renew()).url(obj, headers)
-        self._counts.signed += 1
-        self._counts.signed_by_boto3 += 1
-        return url
+        return _signed_by_boto3(self._boto_of(self.renew()), obj, headers, self._tally)
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
@@ -404,14 +407,14 @@ class OriginSigning:
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         rotation = self.policy.rotation(obj.lifetime, obj.share)
-        skew, counts = self.skew, self._counts
+        skew, tally = self.skew, self._tally
         recipe: _Recipe
         if plan is None:
             if self._boto is None or self._boto.snapshot != snapshot:
                 return None  # a client takes 10 ms to build
-            recipe = _BotoRecipe(self._boto, snapshot, rotation, skew, counts)
+            recipe = _BotoRecipe(self._boto, snapshot, rotation, skew, tally)
         else:
-            recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, counts)
+            recipe = _PlanRecipe(plan, snapshot, rotation, obj, skew, tally)
         if recipe.is_short:
             least = rotation.least(snapshot.credential)
             self.source.tell_short(snapshot.credential, rotation.min_remaining, least)
@@ -437,7 +440,7 @@ class OriginSigning:
         path = quote_key(_MARKER)
         try:
             plan = Plan(shape.method, theirs, path, shape.names)
-            recipe = _PlanRecipe(plan, snapshot, self.policy.rotation(lifetime), marker, 0, self._counts)
+            recipe = _PlanRecipe(plan, snapshot, self.policy.rotation(lifetime), marker, 0, self._tally)
             ours = recipe.sign(path, _date(theirs))
         except (KeyError, ValueError, IndexError):
             ours = ""
@@ -460,7 +463,7 @@ class Signing:
     """Signs for every origin of a presigner."""
 
     def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock, epochs: Epochs) -> None:
-        sources = Sources(clock, counts)
+        self.sources = sources = Sources(clock, counts)
         self._epochs = epochs
         self._origins = {origin.name: OriginSigning(origin, counts, sources) for origin in origins}
         self._counts = counts
@@ -596,6 +599,15 @@ class Signing:
                 )
                 refused[obj].__cause__ = error
         return refused
+
+
+def _signed_by_boto3(boto: _Boto, obj: S3Object, headers: Mapping[str, str], tally: Tally) -> str:
+    began = perf_counter()
+    url = boto.url(obj, headers)
+    tally.measured.boto3_seconds += perf_counter() - began
+    tally.signed += 1
+    tally.signed_by_boto3 += 1
+    return url
 
 
 def _renewed(source: Source, than: Credential | None) -> Snapshot | SourceError:

@@ -23,7 +23,7 @@ from sources import A_DAY, Chain, Role, end_of, settle, signed_by, source_of
 from presign_middleware import Origin, Policy, Presigner, SigningError
 from presign_middleware.credentials import Keys, Source
 from presign_middleware.local import Entry, Service
-from presign_middleware.metrics import Counts
+from presign_middleware.metrics import Counts, Tally
 from presign_middleware.objects import S3Object
 from presign_middleware.policy import FOREVER, Credential, Rotation
 from presign_middleware.testing import Clock, KeyPair, Oracle, S3Request
@@ -99,7 +99,7 @@ def test_a_life_has_three_parts(
     fresh_until, ageing_until = rotation.life(date, credential)[2:]
     assume(fresh_until > date + 0.1)
     service = Service.of(rotation.life(date, credential), date, skew)
-    entry = Entry(OBJECT, "", date, credential, service, offset)
+    entry = Entry(OBJECT, "", date, credential, service, offset, Tally())
     apart = 1e-3  # sums with an offset are rounded
     for instant, is_fresh, is_spent in [
         (date, True, False),

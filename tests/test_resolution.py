@@ -485,7 +485,7 @@ def test_a_full_table_in_use(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
         presigner.url(f"s3://media/{number}")
     presigner.url("s3://media/20")
     table = presigner._table
-    assert sum([entry.used for entry in table._entries.values()]) == 20 - 4 - 1
+    assert sum([entry.used is True for entry in table._entries.values()]) == 20 - 4 - 1
     for number in range(21, 60):
         presigner.urls([f"s3://media/{number}"] * 2)
         presigner.url(f"s3://media/{number}")

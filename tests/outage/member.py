@@ -99,8 +99,8 @@ class Traffic:
         self, targets: Sequence[str], epochs: Sequence[int], urls: Sequence[str], began: float, seconds: float
     ) -> None:
         """Tell of a page."""
-        counts = self.presigner.counts
-        counted = [counts.from_signer, counts.from_shared, counts.shared_errors, counts.shared_skipped]
+        stats = self.presigner.stats()
+        counted = [stats[name] for name in ("from_signer", "from_shared", "shared_errors", "shared_skipped")]
         late, self._latest = self._latest, 0.0
         say({"page": [list(zip(targets, urls, epochs, strict=True)), began, seconds, late, counted]})
 
