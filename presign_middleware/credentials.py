@@ -400,6 +400,10 @@ class Sources:
             self._sources[key] = source
         return source
 
+    def each(self) -> list[Source]:
+        """Return all sources."""
+        return list(self._sources.values())
+
 
 def _kind(origin: Origin) -> Hashable:
     """Return what tells the source of *origin*'s credentials from others."""

@@ -229,6 +229,8 @@ class Server:
         self._retry_at = -inf  # monotonic
         self._closings = 0
         self._era = 0  # ends when the server fails: what was begun in an earlier one says nothing new
+        self.errors = 0  #: times it failed or was too slow
+        self.skipped = 0  #: times it was not asked, because it had failed lately
 
     def use(self, work: Callable[[Client], T], deadline: float) -> T:
         """
@@ -252,6 +254,15 @@ class Server:
     def has_failed(self) -> bool:
         """Whether the breaker is open."""
         return self._is_open
+
+    def tells(self) -> dict[str, int]:
+        """Return what it tells of itself, on a connection of its own. May block for seconds; raises."""
+        client = self._connected()
+        try:
+            said = client.stats()
+        finally:
+            client.close()
+        return {name.decode(): value for name, value in said.items() if isinstance(value, int)}
 
     def is_down(self) -> bool:
         """Return whether the breaker is open; begin a probe if it is time for one."""

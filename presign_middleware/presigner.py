@@ -26,6 +26,7 @@ from .explaining import Explaining, Explanation
 from .healing import Attempt, Healing
 from .linking import Linking
 from .local import Entry, Flights, Table
+from .measuring import Measuring
 from .metrics import Counts
 from .objects import S3Object, SignedURL
 from .origins import Origin, check_fallbacks
@@ -108,6 +109,8 @@ class Presigner:
         self._namespace = namespace
         self._local_size = local_size
         self._clock = clock
+        #: What a forked child calls when all of this is its own.
+        self.opened_anew: list[Callable[[], None]] = []
         self._seal = None if secret is None else Seal(secret, clock)
         self._open()
         if self._shared is not None and secret is None:  # not in _open(): once, not in each child
@@ -188,6 +191,7 @@ class Presigner:
             clock,
             self._scope,
         )
+        self.measuring = Measuring(self.counts, self._table, self._local_size, signing.sources, shared)
         self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
         self._by_alias = self._relied if is_shared else self._table.by_alias
         self._time = clock.time
@@ -454,6 +458,10 @@ class Presigner:
         """Return the counters since start; their names are explained in `metrics`."""
         return self.counts.as_dict()
 
+    def advice(self) -> list[str]:
+        """Return what the counters give reason to change, a sentence or two each; mostly nothing."""
+        return self.measuring.advice()
+
     def close(self) -> None:
         """Let go of threads and connections, after a few seconds at most. A later call opens them again."""
         self._runner.close()
@@ -590,6 +598,8 @@ def _open_anew() -> None:
     Presigner._from_env_lock = Lock()
     for presigner in list(Presigner.alive):
         presigner._open(presigner._epochs)
+        for told in presigner.opened_anew:
+            told()
     _pid = os.getpid()  # last: other threads go on with what belongs to this process
 
 

@@ -70,6 +70,10 @@ class Servers:
                 self._have(self._discovery.nodes)
         return tuple(self._servers.values())
 
+    def known(self) -> tuple[Server, ...]:
+        """Return what `each` has returned last. No I/O."""
+        return tuple(self._servers.values())
+
     def read(self, keys: Sequence[str], deadline: float) -> dict[str, Value]:
         """Return what stands under *keys*, asking every server that has any of them at once."""
         groups = self._by_server(keys, deadline)
@@ -134,7 +138,7 @@ class Servers:
 
     def has_failed(self) -> bool:
         """Return whether all servers are known to be down. Asks nobody, and begins no probe."""
-        servers = tuple(self._servers.values())
+        servers = self.known()
         if not servers:
             return self._discovery is not None and self._discovery.has_failed
         return all(server.has_failed for server in servers)
@@ -153,9 +157,12 @@ class Servers:
         if not asks:
             return {}
         answers = exchange(asks, deadline)
-        for answer in answers.values():
-            self._counts.shared_skipped += isinstance(answer, Skipped)
-            self._counts.shared_errors += isinstance(answer, Failed)
+        for server, answer in answers.items():
+            for_now, failed = isinstance(answer, Skipped), isinstance(answer, Failed)
+            self._counts.shared_skipped += for_now
+            self._counts.shared_errors += failed
+            server.skipped += for_now
+            server.errors += failed
         return answers
 
     def _by_server(self, keys: Iterable[str], deadline: float) -> dict[Server, list[str]]:

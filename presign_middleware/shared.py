@@ -20,7 +20,7 @@ from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from .addresses import Addresses
 from .epochs import Epochs
 from .local import Entry
-from .memcached import Value
+from .memcached import Server, Value
 from .metrics import Counts
 from .objects import S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
@@ -115,6 +115,10 @@ class Shared:
     def has_failed(self) -> bool:
         """Return what `is_down` does, without counting it, and without a probe."""
         return self._servers.has_failed()
+
+    def servers(self) -> tuple[Server, ...]:
+        """Return the servers that are known. No I/O."""
+        return self._servers.known()
 
     def connect(self) -> None:
         """Begin to connect, in the background."""

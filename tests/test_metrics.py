@@ -1,5 +1,6 @@
 """What a process counts, by origin, and what it tells operators of that."""
 
+import re
 from dataclasses import replace
 
 import boto3
@@ -90,3 +91,40 @@ def test_signatures_are_timed(presigner: Presigner) -> None:
     measured = presigner.counts.of("media").measured
     assert measured.plans_timed == 2
     assert measured.plan_seconds > 0 == measured.boto3_seconds
+
+
+def test_nothing_is_advised_without_a_reason(presigner: Presigner) -> None:
+    """Mostly there is none."""
+    presigner.urls([f"s3://media/{n}" for n in range(1_500)])
+    assert presigner.advice() == []
+
+
+def test_a_table_that_is_too_small_is_told(clock: Clock) -> None:
+    """With the counters that say so, and what to set."""
+    presigner = Presigner(MEDIA, clock=clock, local_size=10)
+    presigner.urls([f"s3://media/{n}" for n in range(1_010)])
+    (advice,) = presigner.advice()
+    assert advice.startswith("1000 of 1000 URLs that left this process for lack of room")
+    assert "raise Presigner(local_size=10)" in advice
+
+
+@pytest.mark.parametrize(
+    ("counts", "origin", "said"),
+    [
+        ({}, {"signed": 2000, "signed_by_boto3": 1500}, r"boto3 signed 1500 of 2000 URLs"),
+        ({"shared_rejected": 2000}, {"from_shared": 5}, r"of no use \(shared_rejected 2000, from_shared 5\)"),
+        ({}, {"short_lived": 3}, r"too short for min_remaining: 3 URLs"),
+        ({"passed_outside_scope": 4}, {}, r"4 fetches of covered objects went out unsigned"),
+    ],
+)
+def test_what_counters_give_reason_to_change_is_told(
+    presigner: Presigner, counts: dict[str, int], origin: dict[str, int], said: str
+) -> None:
+    """One text for each reason, and no key in any."""
+    for name, number in counts.items():
+        setattr(presigner.counts, name, number)
+    for name, number in origin.items():
+        setattr(presigner.counts.of("media"), name, number)
+    (advice,) = presigner.advice()
+    assert re.search(said, advice)
+    assert "\n" not in advice
