@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached demo test test-aiobotocore test-aws test-published forks soak outage check wrk bench bench-docs pictures clean
+.PHONY: help install memcached prometheus demo test test-aiobotocore test-aws test-published forks soak outage check wrk bench bench-docs pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -51,10 +51,20 @@ memcached: ## fetch memcached with the system's package manager, if it is absent
 	command -v memcached >/dev/null || \
 	echo 'memcached is absent and could not be installed: the demo runs without it, its tests cannot. Install it by hand.' >&2
 
+prometheus: ## fetch Prometheus with the system's package manager, if it is absent
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then may=env; \
+	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
+	else may=; fi; \
+	if command -v brew >/dev/null; then brew install --quiet prometheus; \
+	elif [ -n "$$may" ] && command -v apt-get >/dev/null; then $$may apt-get -qq update; \
+	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install prometheus; \
+	fi >/dev/null 2>&1 </dev/null || true
+
 demo: install memcached ## measure a gallery before and after on a real S3 server, then serve it
 	@$(BIN)/python -m presign_middleware demo $(ARGS)
 
-test: install memcached ## run the tests, on several processors
+test: install memcached prometheus ## run the tests, on several processors
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-aiobotocore: install memcached ## run its tests in an environment of its own: it asks for an older boto3

@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 from .measuring import FAMILIES, Distribution, Family, Measuring, Point
 from .presigner import Presigner
 
-__all__ = ["collector"]
+__all__ = ["collector", "exposed"]
 
 _PREFIX = "presign_middleware_"
 
@@ -133,6 +133,20 @@ def collector(presigner: Presigner) -> Collector | Mirror:
     they are forked; registering it is then of no use and does no harm.
     """
     return Mirror(presigner) if values.ValueClass._multiprocess else Collector(presigner)
+
+
+def exposed(family: Family) -> list[str]:
+    """Return the names of *family*'s samples; the last is what it is called by."""
+    name = _name(family)
+    match family.kind:
+        case "counter":
+            return [f"{name}_total"]
+        case "gauge":
+            return [name]
+        case "summary":
+            return [f"{name}_sum", f"{name}_count", name]
+        case "histogram":
+            return [f"{name}_bucket", f"{name}_sum", f"{name}_count", name]
 
 
 def _name(family: Family) -> str:
