@@ -250,6 +250,11 @@ class Epochs:
                 self._covered = mine
             return dict.fromkeys(behind, mine)
 
+    @staticmethod
+    def can_read(data: bytes) -> bool:
+        """Return whether *data* is a board."""
+        return _Board.decode(data) is not None
+
     def rely(self, monotonic: float, *, was_read: bool) -> None:
         """Rely on what is known, for the lag: the board *was_read* at *monotonic*, or could not be."""
         if was_read:

@@ -23,13 +23,24 @@ from functools import partial
 from math import inf
 from threading import Condition, Thread
 from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from .addresses import Address
 
-__all__ = ["Answer", "Ask", "Connection", "Failed", "Server", "Skipped", "Value", "exchange", "resolved"]
+__all__ = [
+    "Answer",
+    "Ask",
+    "Connection",
+    "Failed",
+    "Server",
+    "Skipped",
+    "State",
+    "Value",
+    "exchange",
+    "resolved",
+]
 
 logger = logging.getLogger("presign_middleware.memcached")
 
@@ -64,6 +75,15 @@ class Failed(Exception):
 
 class Skipped(Exception):
     """The server failed lately, and was not asked."""
+
+
+class State(NamedTuple):
+    """What a server tells of itself."""
+
+    version: str
+    round_trip: float  #: seconds
+    stats: dict[str, Any]  #: as memcached's ``stats`` names them; numbers are numbers
+    value: bytes | None  #: what stands under the key that was asked for
 
 
 #: What stands under a key, and its version.
@@ -249,6 +269,39 @@ class Server:
             answer = turn.do(work)
             turn.end()
             return answer
+
+    @property
+    def host(self) -> str:
+        """The name or address of its host; or the path of its unix socket."""
+        return self._address.host
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read what is said: there is TLS, or no way."""
+        return self._tls is not None or self._address.port is None
+
+    def state(self, key: str) -> State:
+        """
+        Return what the server tells of itself, and has under *key*. Blocks for some seconds at most.
+
+        Over a connection of its own, and also while the breaker is open, which it leaves as it is.
+
+        Raises:
+            Failed: It did not answer; the name of the error is the reason.
+        """
+        client = None
+        try:
+            client = self._connected()
+            began = monotonic()
+            version = client.version()
+            round_trip = monotonic() - began
+            stats = {name.decode(): _text(value) for name, value in client.stats().items()}
+            return State(version.decode(), round_trip, stats, client.get(key))
+        except Exception as error:  # of the resolver, the socket, pymemcache
+            raise Failed(type(error).__name__) from error
+        finally:
+            if client is not None:
+                client.close()
 
     @property
     def has_failed(self) -> bool:
@@ -550,6 +603,10 @@ def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer
             except Failed as failure:
                 answers[server] = failure
     return {server: answers[server] for server in asks}
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _begin(client: Client, ask: Ask) -> Sequence[str]:

@@ -157,6 +157,8 @@ class Presigner:
                 self.counts,
                 clock,
             )
+        #: The memcached servers and what lies in them; None: there are none.
+        self.shared = shared
         self._runner = Runner(
             resolver,
             signing,
@@ -418,6 +420,15 @@ class Presigner:
         await self._runner.amake_ready(
             [sample._replace(form=shelf.base) for sample, shelf in shelves if shelf]
         )
+
+    def alone(self) -> "Presigner":
+        """
+        Return a presigner of the same origins that shares nothing: for looking into things.
+
+        What it signs, and what it learns from S3's answers, goes no further. Its credentials are
+        its own, from the same sources.
+        """
+        return Presigner(*self._configured, policy=self.policy, clock=self._clock)
 
     @property
     def clock(self) -> Clock:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
-__all__ = ["MOST_READ", "REFUSED", "Cause", "Refusal", "Reply", "clock_of", "refusal"]
+__all__ = ["MOST_READ", "REFUSED", "Cause", "Refusal", "Reply", "clock_of", "code_of", "refusal"]
 
 #: Bytes that are read of an answer, to learn why it is a refusal.
 MOST_READ = 65_536
@@ -37,6 +37,9 @@ _CLOCK = ("Request has expired", "Request is not yet valid")
 
 #: What regions of AWS are called, those of its partitions included.
 _is_region = re.compile(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}").fullmatch
+
+
+_is_code = re.compile(r"[A-Za-z]{1,64}").fullmatch
 
 
 class Reply(NamedTuple):
@@ -69,6 +72,12 @@ def refusal(reply: Reply) -> Refusal | None:
         region = _said(text, "Region") or reply.headers.get("x-amz-bucket-region", "")
         return Refusal(cause, region) if _is_region(region) else None
     return None if cause is None else Refusal(cause)
+
+
+def code_of(reply: Reply) -> str:
+    """Return S3's word for what is wrong, such as ``NoSuchKey``; "": it does not say."""
+    code = _said(_text(reply), "Code")
+    return code if _is_code(code) else ""
 
 
 def clock_of(headers: Mapping[str, str]) -> int | None:

@@ -30,7 +30,7 @@ from .resolver import Clock
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["Seal", "Secrets", "tell_if_in_clear"]
+__all__ = ["Seal", "Secrets", "is_this_machine", "tell_if_in_clear"]
 
 logger = logging.getLogger("presign_middleware.seal")
 
@@ -162,7 +162,7 @@ def tell_if_in_clear(host: str, *, is_private: bool) -> None:
     Unless the way there *is_private* (TLS, a unix socket) or does not leave this machine: no name
     is resolved to know that. For presigners without a secret.
     """
-    if is_private or _is_this_machine(host):
+    if is_private or is_this_machine(host):
         return
     tell(
         logger,
@@ -176,7 +176,8 @@ def tell_if_in_clear(host: str, *, is_private: bool) -> None:
     )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Return whether what is sent to *host* does not leave this machine. No name is resolved."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -74,6 +74,11 @@ class Servers:
         """Return what `each` has returned last. No I/O."""
         return tuple(self._servers.values())
 
+    def found(self, deadline: float) -> tuple[Server, ...]:
+        """Return what `each` does, and wait until *deadline* for the first ones to be discovered."""
+        self._wait_until_known(deadline)
+        return self.each()
+
     def read(self, keys: Sequence[str], deadline: float) -> dict[str, Value]:
         """Return what stands under *keys*, asking every server that has any of them at once."""
         groups = self._by_server(keys, deadline)

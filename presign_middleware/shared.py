@@ -11,25 +11,26 @@ The shared cache can only help. When it fails nothing is raised: objects are mis
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import monotonic as instant
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from .addresses import Addresses
 from .epochs import Epochs
 from .local import Entry
-from .memcached import Server, Value
+from .memcached import Failed, Server, State, Value
 from .metrics import Counts
 from .objects import S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
-from .seal import Seal
+from .seal import Seal, is_this_machine
 from .servers import Put, Servers
 
-__all__ = ["Shared", "decode", "encode"]
+__all__ = ["Look", "Shared", "decode", "encode"]
 
 #: Version, date, access key, signature; of a session also from when until when it works, and its token.
 _INSTANT = r"(\d{1,10}(?:\.\d{1,9})?)"
@@ -39,6 +40,9 @@ _FORM = re.compile(
 
 #: Times that the board is read and written until it stands: others may be writing it too.
 _MOST_EXCHANGES = 20
+
+#: Servers that are looked at at once.
+_MOST_LOOKING = 16
 
 #: Seconds that this may take. Nobody waits for it but who has raised an epoch.
 _WRITE_WITHIN = 1.0
@@ -70,6 +74,16 @@ def decode(data: bytes) -> Signature | None:
         if credential.obtained >= credential.end:
             return None
     return Signature(int(date), digest, credential)
+
+
+class Look(NamedTuple):
+    """What one server looks like from here."""
+
+    server: str  #: its name
+    is_private: bool  #: whether nobody on the way there can read what is said
+    is_skipped: bool  #: whether this process asks it for nothing at present, because it failed
+    state: State | Failed
+    epochs: Literal["readable", "unreadable", "none"]  #: what has been taken back, as it stands there
 
 
 class Signs(Protocol):
@@ -105,6 +119,42 @@ class Shared:
         self._raised = raised
         self._board = board_key(namespace)
         self._seal = seal
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of all that is stored."""
+        return self._namespace
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether what is stored is of no use to those without the secret."""
+        return self._seal is not None
+
+    def look(self, deadline: float) -> list[Look]:
+        """
+        Return what each server looks like, asking all of them at once. Writes nothing.
+
+        Blocks for some seconds at most; *deadline* (``time.monotonic()``) is for learning which
+        servers there are. Nothing: nobody knows that yet.
+        """
+        servers = self._servers.found(deadline)
+        with ThreadPoolExecutor(_MOST_LOOKING) as pool:
+            return list(pool.map(self._look, servers))
+
+    def _look(self, server: Server) -> Look:
+        state: State | Failed
+        epochs: Literal["readable", "unreadable", "none"] = "none"
+        try:
+            state = server.state(self._board)
+        except Failed as failure:
+            state = failure
+        else:
+            if state.value is not None:
+                data = self._unsealed(self._board, state.value)
+                is_read = data is not None and self._epochs.can_read(data)
+                epochs = "readable" if is_read else "unreadable"
+        is_private = server.is_private or is_this_machine(server.host)
+        return Look(server.name, is_private, server.has_failed, state, epochs)
 
     def is_down(self) -> bool:
         """Return whether all servers failed lately and are not asked; they are probed in the background."""
