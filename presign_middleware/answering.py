@@ -17,6 +17,7 @@ from .errors import ConfigurationError, NotCovered, SigningError
 from .local import Entry
 from .metrics import Counts
 from .objects import Parameters, S3Object, quote_key, wire_parameters
+from .rollout import Arms
 from .runner import Runner
 from .scope import Scope
 from .signing import Signing
@@ -92,12 +93,14 @@ class Answering:
         targets: Targets,
         signing: Signing,
         runner: Runner,
+        arms: Arms,
         counts: Counts,
         scope: Callable[[], Scope | None],
     ) -> None:
         self._targets = targets
         self._signing = signing
         self._runner = runner
+        self._arms = arms
         self._counts = counts
         self._scope = scope
         #: By client: the base URL of each kind, "" where boto3 has to answer.
@@ -123,6 +126,7 @@ class Answering:
             or call.HttpMethod not in (None, method)
             or self._signing.knows(obj, keys) is False
             or monotonic() < self._rests.get(kind, 0)
+            or self._arms.is_by_boto3(self._scope())
         ):
             self._counts.left_to_boto3 += 1
             return None

@@ -4,6 +4,7 @@ The settings that environment variables make.
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
@@ -13,7 +14,10 @@ from .policy import Policy
 __all__ = ["settings"]
 
 _POLICY = {f"PRESIGN_{f.name.upper()}": f.name for f in fields(Policy)}
-_OPTIONS = {f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "secret", "local_size")}
+_OPTIONS = {
+    f"PRESIGN_{name.upper()}": name for name in ("shared", "namespace", "secret", "local_size", "rollout")
+}
+_ROLLOUT_FILE = "PRESIGN_ROLLOUT_FILE"
 _WHOLE = {"lifetime", "local_size", "refresh_limit"}
 _TEXT = {"on_error", "shared_reads", "shared", "namespace"}
 
@@ -26,7 +30,7 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
         ConfigurationError: ``PRESIGN_ORIGINS`` is absent, a name is unknown, or a value
             is not of its kind.
     """
-    known = {"PRESIGN_ORIGINS", *_OPTIONS, *_POLICY}
+    known = {"PRESIGN_ORIGINS", _ROLLOUT_FILE, *_OPTIONS, *_POLICY}
     unknown = {name for name in variables if name.startswith("PRESIGN_")} - known
     if unknown:
         raise ConfigurationError(f"{min(unknown)} is not a setting; known are {', '.join(sorted(known))}")
@@ -38,6 +42,10 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
         )
     policy = {field: _value(name, variables[name]) for name, field in _POLICY.items() if name in variables}
     options = {field: _value(name, variables[name]) for name, field in _OPTIONS.items() if name in variables}
+    if _ROLLOUT_FILE in variables:
+        if "rollout" in options:
+            raise ConfigurationError(f"either PRESIGN_ROLLOUT or {_ROLLOUT_FILE} can be set, got both")
+        options["rollout"] = Path(variables[_ROLLOUT_FILE])
     return [Origin.parse(text) for text in origins], Policy(**policy), options
 
 

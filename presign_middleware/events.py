@@ -22,6 +22,8 @@ Event = Literal[
     "healing_stopped",  # origin, client
     "invalidate_failed",  # origin, error: the name of an exception, after a write
     "shared_in_clear",  # server: its host, as it was given
+    "rollout_changed",  # share: of the requests, that uses the cache from then on
+    "rollout_unreadable",  # share: at which it stays
 ]
 
 #: The names of all events.

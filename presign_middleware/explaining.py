@@ -20,6 +20,7 @@ from .objects import Parameters, S3Object, quote_key
 from .origins import Origin
 from .redaction import redact
 from .resolver import KEPT_METHODS, Clock, Resolver
+from .rollout import Arms
 from .scope import Scope, ambient, catching, current
 from .signing import OriginSigning, Signing
 from .targets import Targets
@@ -67,7 +68,7 @@ class Explanation:
     credentials_reason: str | None = None  #: "credentials", or "assumed" where nobody knows their end
 
     #: Who would answer now: "scope", "local", "shared or signer" (asked in this order), "signer" or
-    #: "nobody: " and why.
+    #: "nobody: " and why. Where a rollout is under way: "boto3: " and why, or one of the two.
     tier: str = ""
     state: Literal["FRESH", "AGEING", "SPENT"] | None = None  #: of what is held, by its age
     taken_back: bool = False  #: whether what is held was signed before *epoch*
@@ -155,6 +156,7 @@ class Explaining:
         healing: Healing,
         resolver: Resolver,
         epochs: Epochs,
+        arms: Arms,
         shared: "Shared | None",
         namespace: str,
         clock: Clock,
@@ -166,6 +168,7 @@ class Explaining:
         self._healing = healing
         self._resolver = resolver
         self._epochs = epochs
+        self._arms = arms
         self._shared = shared
         self._namespace = namespace
         self._clock = clock
@@ -226,7 +229,7 @@ class Explaining:
             access_key=held and held.credential.access_key,
             credentials_end=None if held is None or held.credential.end == inf else held.credential.end,
             credentials_reason=None if held is None or held.credential.end == inf else held.credential.reason,
-            tier=tier or self._maker(obj, signs, signer),
+            tier=self._arms.explain(scope, tier or self._maker(obj, signs, signer)),
             # No URL that is older than its lifetime is left to be taken back.
             epoch=epoch if epoch > now - obj.lifetime else None,
             epochs_known=not self._resolver.is_behind(),

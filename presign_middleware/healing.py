@@ -26,12 +26,13 @@ from urllib.parse import parse_qs, urlsplit
 from .epochs import Epochs
 from .errors import SigningError
 from .events import tell
-from .local import Entry
+from .local import Entry, Passing
 from .metrics import Counts
 from .objects import S3Object
 from .origins import Origin
 from .refusals import REFUSED, Cause, Reply, clock_of, refusal
 from .resolver import Clock
+from .rollout import Arms
 from .runner import Runner
 from .scope import Scope
 from .signing import Signing
@@ -192,6 +193,7 @@ class Healing:
         targets: Targets,
         signing: Signing,
         runner: Runner,
+        arms: Arms,
         epochs: Epochs,
         counts: Counts,
         clock: Clock,
@@ -202,6 +204,7 @@ class Healing:
         self._targets = targets
         self._signing = signing
         self._runner = runner
+        self._arms = arms
         self._epochs = epochs
         self._counts = counts
         self._clock = clock
@@ -280,7 +283,7 @@ class Healing:
             self._account_for_one()
             return url
         if step.failed is None:
-            return self._runner.find(step.object, None, self._scope())
+            return self._arms.find(step.object, None, self._scope())
         return self._runner.remedy(step.object, step.failed, step.since, self._scope(), renews=step.renews)
 
     async def asigned(self, step: _Step, headers: Mapping[str, str]) -> Entry | str:
@@ -290,7 +293,7 @@ class Healing:
             self._account_for_one()
             return url
         if step.failed is None:
-            return await self._runner.afind(step.object, None, self._scope())
+            return await self._arms.afind(step.object, None, self._scope())
         return await self._runner.aremedy(
             step.object, step.failed, step.since, self._scope(), renews=step.renews
         )
@@ -328,6 +331,8 @@ class Healing:
             hides = self._origins[attempt._object.origin].hides_misses and reply.status == 403
             is_head = attempt._object.method == "HEAD" and not reply.body
             return self._elsewhere(attempt) if hides and (cause or is_head) else None
+        if isinstance(attempt._entry, Passing):
+            return None  # boto3's arm of a rollout is to do what boto3 does alone
         if attempt._cause is not None:
             self._give_up(attempt, cause)
             return None

@@ -17,7 +17,7 @@ from .metrics import Counts, Tally
 from .objects import S3Object
 from .policy import Credential, Life
 
-__all__ = ["Entry", "Flight", "Flights", "Order", "Patience", "Table"]
+__all__ = ["Entry", "Flight", "Flights", "Order", "Passing", "Patience", "Table"]
 
 
 #: Seconds by which a date may lie ahead of the wall clock.
@@ -132,6 +132,12 @@ class Entry:
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
         return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
+
+
+class Passing(Entry):
+    """A signed URL for one call: nobody keeps it, and none takes its place."""
+
+    __slots__ = ()
 
 
 #: Entries that are passed over for one that leaves: where all are in use, nobody waits for a full turn.

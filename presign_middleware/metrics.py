@@ -112,6 +112,12 @@ class Counts:
     clocks_learned: int = 0  # times that S3's clock was found to differ from this host's
     left_to_boto3: int = 0  # links to covered objects that boto3 signed, for which a hook was asked
 
+    # Counted where a rollout has two arms, and not where all requests use the cache.
+    resolved_by_cache: int = 0  # URLs handed out in the cache's arm
+    resolved_by_boto3: int = 0  # those in the other one; they are from_signer, too
+    nanoseconds_by_cache: int = 0  # for which callers waited for the ones
+    nanoseconds_by_boto3: int = 0  # and for the others
+
     @classmethod
     def by_origin(cls, names: Collection[str]) -> "Counts":
         """Return counters for the origins that have these *names*, of which the first are told apart."""

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
@@ -33,6 +33,7 @@ from .origins import Origin, check_fallbacks
 from .policy import Policy
 from .renewal import Renewals
 from .resolver import Clock, Resolver
+from .rollout import Arms, Rollout
 from .runner import Runner
 from .scope import Scope, current, given, paused
 from .seal import Seal, Secrets, tell_if_in_clear
@@ -86,6 +87,7 @@ class Presigner:
         namespace: str = "",  # applications with different ones share nothing
         secret: Secrets | None = None,  # 32 bytes or more, seals what is shared; of several the first seals
         local_size: int = 100_000,  # URLs this process holds, about 1 KB each
+        rollout: "float | os.PathLike[str]" = 1.0,  # share of requests that use it; or a file that says so
         clock: Clock = time,
     ) -> None:
         if not isinstance(namespace, str):
@@ -112,6 +114,7 @@ class Presigner:
         #: What a forked child calls when all of this is its own.
         self.opened_anew: list[Callable[[], None]] = []
         self._seal = None if secret is None else Seal(secret, clock)
+        self._rollout = Rollout(rollout)
         self._open()
         if self._shared is not None and secret is None:  # not in _open(): once, not in each child
             for host, port in self._shared.servers:
@@ -170,11 +173,16 @@ class Presigner:
             self.policy.shared_patience,
             self._note,
         )
+        held = self._relied if is_shared else self._table.by_alias
+        self._arms = Arms(
+            self._rollout, self._runner, signing, self.counts, clock, self._note, held, self._rely
+        )
         self.healing = Healing(
             self.origins,
             self._targets,
             signing,
             self._runner,
+            self._arms,
             self._epochs,
             self.counts,
             clock,
@@ -188,6 +196,7 @@ class Presigner:
             self.healing,
             resolver,
             self._epochs,
+            self._arms,
             shared,
             self._namespace,
             clock,
@@ -195,12 +204,11 @@ class Presigner:
         )
         self.measuring = Measuring(self.counts, self._table, self._local_size, signing.sources, shared)
         self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
-        self._by_alias = self._relied if is_shared else self._table.by_alias
         self._time = clock.time
         self._monotonic = clock.monotonic
         self.catching = Catching(self._targets, self._table, self.healing, self.counts)
-        self.answering = Answering(self._targets, signing, self._runner, self.counts, self._scope)
-        self.linking = Linking(self._targets, self.healing, self._runner, self._scope)
+        self.answering = Answering(self._targets, signing, self._runner, self._arms, self.counts, self._scope)
+        self.linking = Linking(self._targets, self.healing, self._arms, self._scope)
         self.writing = Writing(origins, self._targets, self._runner, self._invalidation, self.counts)
 
     @classmethod
@@ -212,7 +220,7 @@ class Presigner:
         spaces (``media=s3://acme-media/public/?region=eu-west-1``). Each setting of
         `Policy` is a variable too, ``PRESIGN_LIFETIME``, ``PRESIGN_MIN_REMAINING``, ...,
         and so are ``PRESIGN_SHARED``, ``PRESIGN_NAMESPACE``, ``PRESIGN_SECRET`` (several are
-        parted by spaces) and ``PRESIGN_LOCAL_SIZE``.
+        parted by spaces), ``PRESIGN_LOCAL_SIZE`` and ``PRESIGN_ROLLOUT``, or ``PRESIGN_ROLLOUT_FILE``.
 
         Raises:
             ConfigurationError: ``PRESIGN_ORIGINS`` is absent, or a variable cannot work.
@@ -296,7 +304,7 @@ class Presigner:
         """Return the URL of each of *targets*, in order. Raises as `url` does, for the first that fails."""
         objects, aliases = self._objects(targets, method, params, lifetime)
         scope = self._scope()
-        return [entry.url for entry in given(scope, self._runner.find_all(objects, aliases, scope))]
+        return [entry.url for entry in given(scope, self._arms.find_all(objects, aliases, scope))]
 
     async def aurls(
         self,
@@ -308,7 +316,7 @@ class Presigner:
         """Return what `urls` returns, without ever blocking the event loop."""
         objects, aliases = self._objects(targets, method, params, lifetime)
         scope = self._scope()
-        return [entry.url for entry in given(scope, await self._runner.afind_all(objects, aliases, scope))]
+        return [entry.url for entry in given(scope, await self._arms.afind_all(objects, aliases, scope))]
 
     def resolve(
         self,
@@ -435,6 +443,30 @@ class Presigner:
         """The clock by which this presigner's URLs are served."""
         return self._clock
 
+    @property
+    def rollout(self) -> float:
+        """
+        The share of requests that use the cache, 0 to 1; boto3 signs for the others, each time.
+
+        A request is wholly in one arm, and so is a call outside of requests. To be set at any time,
+        for this process: 0 takes the cache out of use at once, also for requests under way. Where a
+        file says it, that holds until the file says something else.
+
+        Raises:
+            ConfigurationError: It is set to what is no share.
+        """
+        return self._rollout.share
+
+    @rollout.setter
+    def rollout(self, share: float) -> None:
+        self._rollout.set(share)
+        self._arms.choose()
+
+    @property
+    def arm(self) -> Literal["cache", "boto3"]:
+        """Who answers the request that is being served here: to mark its traces and times with."""
+        return "boto3" if self._arms.is_by_boto3(self._scope()) else "cache"
+
     def scope(self) -> Scope:
         """
         Return a context manager in which a script or a job counts as one request.
@@ -488,6 +520,9 @@ class Presigner:
         """Return what is held under *alias*, unless what other processes may have taken back is unknown."""
         return self._table.by_alias(alias) if self._monotonic() < self._epochs.good_until else None
 
+    def _rely(self, held: Callable[[str], Entry | None]) -> None:
+        self._by_alias = held
+
     def _short(self, obj: S3Object) -> str:
         return self.explaining.short(obj)
 
@@ -500,14 +535,14 @@ class Presigner:
 
     def _entry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
         scope = self._scope()
-        entry = self._runner.find(*self._object(target, method, params, lifetime), scope)
+        entry = self._arms.find(*self._object(target, method, params, lifetime), scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry
 
     async def _aentry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
         scope = self._scope()
-        entry = await self._runner.afind(*self._object(target, method, params, lifetime), scope)
+        entry = await self._arms.afind(*self._object(target, method, params, lifetime), scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry

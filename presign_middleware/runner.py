@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from .effects import BlockingEffects, LoopThreadEffects, run_blocking, threadless
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .loops import AsyncioEffects
 
 __all__ = ["Runner"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("presign_middleware.runner")
 
@@ -182,8 +184,12 @@ class Runner:
 
     async def asign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return what `sign_once` returns, without ever blocking the event loop."""
+        return await self.in_thread(obj, self.sign_once, obj, headers)
+
+    async def in_thread(self, obj: S3Object, work: Callable[..., T], *args: Any) -> T:
+        """Do *work*, which is for *obj*, in a thread, and return what it does. Raises SigningError."""
         try:
-            signing = self._pool.submit(self.sign_once, obj, headers)
+            doing = self._pool.submit(work, *args)
         except RuntimeError as error:
             self._counts.of(obj.origin).failed += 1
             failure = threadless(obj, error)
@@ -191,7 +197,7 @@ class Runner:
             raise failure from error
         import asyncio
 
-        return await asyncio.wrap_future(signing)
+        return await asyncio.wrap_future(doing)
 
     async def amake_ready(self, objects: Sequence[S3Object]) -> None:
         """Connect to the shared cache, and prepare *objects*, within a few seconds; log what fails."""

@@ -7,7 +7,7 @@ the request's behalf: sync endpoints in a thread pool, child tasks, ``gather``,
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -55,6 +55,7 @@ class Scope(Patience):
     _at_rest: dict[S3Object, float] | None = None
     _outer: "Scope | None" = None
     _patient_from: float | None = None  # monotonic; None: once it has been open for long
+    is_by_boto3: bool | None = None  #: whether boto3 signs for it; None: nobody had to know so far
     met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
 
     def __init__(
@@ -121,6 +122,17 @@ class Scope(Patience):
     def is_at_rest(self, obj: S3Object, monotonic: float) -> bool:
         """Return whether an AGEING URL of *obj* has to do for now."""
         return self._at_rest is not None and monotonic < self._at_rest.get(obj, 0)
+
+    def arm(self, draw: Callable[[], bool]) -> bool:
+        """Return whether boto3 signs for this request: as *draw* says, once for all that asks in it."""
+        is_by_boto3 = self.is_by_boto3
+        if is_by_boto3 is None:
+            outer = self._outer
+            is_part = outer is not None and outer.presigner is self.presigner
+            drawn = outer.arm(draw) if is_part and outer is not None else draw()
+            # At once, or two threads of one request would be in different arms.
+            is_by_boto3 = vars(self).setdefault("is_by_boto3", drawn)
+        return is_by_boto3
 
     def begin(self) -> "Scope":
         """Be the current scope from now on, until `end`."""

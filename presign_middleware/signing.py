@@ -25,7 +25,7 @@ from .credentials import Snapshot, Source, SourceError, Sources, boto_session
 from .epochs import Epochs
 from .errors import SigningError
 from .events import tell
-from .local import Entry, Service
+from .local import Entry, Passing, Service
 from .metrics import SAMPLED, Counts, Tally
 from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
 from .origins import Origin
@@ -184,10 +184,17 @@ class _BotoRecipe(_Recipe):
     """
 
     def __init__(
-        self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, tally: Tally
+        self,
+        boto: "_Boto",
+        snapshot: Snapshot,
+        rotation: Rotation,
+        skew: float,
+        tally: Tally,
+        kind: type[Entry] = Entry,
     ) -> None:
         super().__init__(snapshot, rotation, skew, tally)
         self._boto = boto
+        self._kind = kind
 
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
         """Return what boto3 makes of *obj*, and take it for as late as *epoch*: it was signed after that."""
@@ -199,7 +206,7 @@ class _BotoRecipe(_Recipe):
         date, credential = _date(url), self.snapshot.credential
         since = max(floor(date + self._skew), epoch)  # by S3's clock, as epochs are
         service = Service.of(self._rotation.life(date, credential), since, self._skew)
-        return _alive(Entry(obj, url, since, credential, service, offset, self._tally), wall)
+        return _alive(self._kind(obj, url, since, credential, service, offset, self._tally), wall)
 
     def latest(self, phase: int, now: float) -> int:
         """Return this second."""
@@ -364,6 +371,20 @@ class OriginSigning:
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
         return _signed_by_boto3(self._boto_of(self.renew()), obj, headers, self._tally)
+
+    def sign_by_boto3(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError:
+        """Return what boto3 makes of *obj* now, for one call alone. May block; raises SigningError."""
+        snapshot = self.source.present(self.source.at(wall + self.skew, monotonic)) or self.renew()
+        recipe = self._passing(obj, snapshot)
+        if self.source.now >= recipe.good_until:
+            recipe = self._passing(obj, self.renew(snapshot.credential))
+        return recipe.entry(obj, wall, self.offset(monotonic - wall), 0)
+
+    def _passing(self, obj: S3Object, snapshot: Snapshot) -> _Recipe:
+        rotation = self.policy.rotation(obj.lifetime, obj.share)
+        with self._learning:  # boto3's sessions do not make two clients at once
+            boto = self._boto_of(snapshot)
+        return _BotoRecipe(boto, snapshot, rotation, self.skew, self._tally, Passing)
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
@@ -576,6 +597,15 @@ class Signing:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
         return self._origins[obj.origin].sign_once(obj, headers)
 
+    def sign_by_boto3(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError:
+        """Return what boto3 makes of *obj* now, for one call alone, or why not. May block."""
+        try:
+            return self._origins[obj.origin].sign_by_boto3(obj, wall, monotonic)
+        except SigningError as error:
+            return error
+        except Exception as error:  # as in `prepare`
+            return _clientless(obj, error)
+
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
         self._last = _NOTHING
@@ -594,10 +624,7 @@ class Signing:
             except SigningError as error:
                 refused[obj] = error
             except Exception as error:  # botocore has no common base for what keeps it from making a client
-                refused[obj] = SigningError(
-                    f"origin {obj.origin!r}: boto3 cannot make a client: {type(error).__name__}"
-                )
-                refused[obj].__cause__ = error
+                refused[obj] = _clientless(obj, error)
         return refused
 
 
@@ -608,6 +635,12 @@ def _signed_by_boto3(boto: _Boto, obj: S3Object, headers: Mapping[str, str], tal
     tally.signed += 1
     tally.signed_by_boto3 += 1
     return url
+
+
+def _clientless(obj: S3Object, error: Exception) -> SigningError:
+    failure = SigningError(f"origin {obj.origin!r}: boto3 cannot make a client: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 def _renewed(source: Source, than: Credential | None) -> Snapshot | SourceError:
