@@ -133,7 +133,8 @@ class Arms:
         self._runner = runner
         self._signing = signing
         self._counts = counts
-        self._clock = clock
+        self._time = clock.time
+        self._monotonic = clock.monotonic
         self._note = note
         self._held = held
         self._rely = rely
@@ -179,15 +180,17 @@ class Arms:
 
     def _look(self) -> None:
         before = self._rollout.share
-        self._rollout.look(self._clock.monotonic())
+        self._rollout.look(self._monotonic())
         if self._rollout.share != before:
             self.choose()
 
     def _looked(self, alias: str) -> Entry | None:
         """Return what is held under *alias*, after a look at the file."""
-        if self._clock.monotonic() >= self._rollout.due:
+        if self._monotonic() >= self._rollout.due:
             self._look()
-        return self._held(alias) if self._rollout.share == 1 else None
+            if self._rollout.share != 1:
+                return None
+        return self._held(alias)
 
     def _find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         return self._find_all([obj], [alias], scope)[0]
@@ -223,7 +226,7 @@ class Arms:
         """Return what boto3 makes of each of *objects*. May block; raises the first SigningError."""
         entries = []
         for obj in objects:
-            answer = self._signing.sign_by_boto3(obj, self._clock.time(), self._clock.monotonic())
+            answer = self._signing.sign_by_boto3(obj, self._time(), self._monotonic())
             if isinstance(answer, SigningError):
                 self._counts.of(obj.origin).failed += 1
                 self._note(answer, obj)

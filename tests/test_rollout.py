@@ -24,6 +24,7 @@ from stacks import Pets
 from ways import SIGNED
 
 from presign_middleware import ConfigurationError, Origin, Presigner, SigningError, intercept
+from presign_middleware.account import Account
 from presign_middleware.links import link
 from presign_middleware.testing import Clock
 
@@ -250,6 +251,17 @@ def test_both_arms_are_counted_and_timed(clock: Clock) -> None:
     assert stats["resolved_by_boto3"] == stats["signed_by_boto3"] > 0
     assert min(stats["nanoseconds_by_cache"], stats["nanoseconds_by_boto3"]) > 0
     assert {type(value) for value in stats.values()} == {int}
+
+
+@every_ask
+def test_a_response_tells_of_boto3s_urls(clock: Clock, ask: Callable[[Presigner, str], str]) -> None:
+    """X1, X2: they count as signed, and no cache may keep a page for longer than they can be served."""
+    presigner, account = media(clock), Account()
+    with presigner.scope() as scope:
+        scope.tell(account)
+        ask(presigner, CAT)
+        assert account.from_signer == 1
+        assert account.left(clock.time(), clock.monotonic()) == 3300
 
 
 def test_nothing_is_in_the_way_of_a_whole_rollout(clock: Clock) -> None:
