@@ -19,7 +19,7 @@ import botocore.auth
 import httpx
 import pytest
 from botocore.config import Config
-from sources import A_DAY, Role
+from sources import A_DAY, Role, held, settle, signed_by
 from stacks import Pets
 from ways import SIGNED
 
@@ -137,6 +137,18 @@ def test_credentials_that_end_before_the_url(clock: Clock) -> None:
     clock.advance(3590)
     assert presigner.resolve(CAT).expires_at == NOW + 3590 + 3600
     assert len(role.asks) == 2
+
+
+def test_credentials_are_renewed_in_the_background(clock: Clock) -> None:
+    """P5: those at hand sign while their source is asked for the next ones."""
+    role = Role(clock)
+    presigner = Presigner(role.origin(), clock=clock, rollout=0.0)
+    presigner.url(CAT)
+    clock.advance(role.renews_at + 1)
+    with held(role):
+        assert signed_by(presigner.url(CAT)) == "ASIATEST00000001"
+    settle(presigner)
+    assert signed_by(presigner.url(CAT)) == "ASIATEST00000002"
 
 
 def test_no_credentials(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
