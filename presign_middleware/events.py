@@ -24,6 +24,8 @@ Event = Literal[
     "shared_in_clear",  # server: its host, as it was given
     "rollout_changed",  # share: of the requests, that uses the cache from then on
     "rollout_unreadable",  # share: at which it stays
+    "shared_failed",  # server, error: the name of an exception
+    "shared_back",  # server: one that had failed
 ]
 
 #: The names of all events.

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from .addresses import Address
+from .events import tell
 
 __all__ = [
     "Answer",
@@ -245,6 +246,7 @@ class Server:
         self._waiting = 0  # who wait for a connection
         self._connecting = 0
         self._is_open = False  # the breaker: nobody waits
+        self._opened_at = 0.0  # monotonic, when it was opened last
         self._failures = 0  # since the last answer to a request; that of a probe does not count
         self._retry_at = -inf  # monotonic
         self._closings = 0
@@ -317,6 +319,11 @@ class Server:
             client.close()
         return {name.decode(): value for name, value in said.items() if isinstance(value, int)}
 
+    @property
+    def down_for(self) -> float | None:
+        """For how many seconds the breaker has been open; None: it is not."""
+        return monotonic() - self._opened_at if self._is_open else None
+
     def is_down(self) -> bool:
         """Return whether the breaker is open; begin a probe if it is time for one."""
         if self._is_open:  # read without the condition: who comes a moment late is told by `use`
@@ -386,7 +393,14 @@ class Server:
             is_probe = era == self._era or monotonic() >= self._retry_at
             if client is not None and closings == self._closings and is_probe:
                 if self._is_open:
-                    logger.info("memcached %s answers again", self.name)
+                    tell(
+                        logger,
+                        logging.INFO,
+                        "shared_back",
+                        "memcached %s answers again",
+                        self.name,
+                        server=self.name,
+                    )
                 self._is_open = False
                 if len(self._idle) < max(_MOST_IDLE, self._waiting):
                     self._idle.append(client)
@@ -422,6 +436,8 @@ class Server:
                 return  # others have noticed
             is_first = not self._is_open
             self._is_open = True
+            if is_first:
+                self._opened_at = monotonic()
             self._era += 1
             pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(self._failures, _MOST_DOUBLINGS))
             self._failures += 1
@@ -431,10 +447,15 @@ class Server:
         for client in idle:
             client.close()
         if is_first:
-            logger.warning(
+            tell(
+                logger,
+                logging.WARNING,
+                "shared_failed",
                 "memcached %s failed (%s): URLs are signed in this process until it answers again",
                 self.name,
                 type(error).__name__,
+                server=self.name,
+                error=type(error).__name__,
             )
 
 
