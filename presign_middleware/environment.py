@@ -30,7 +30,8 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
         ConfigurationError: ``PRESIGN_ORIGINS`` is absent, a name is unknown, or a value
             is not of its kind.
     """
-    known = {"PRESIGN_ORIGINS", _ROLLOUT_FILE, *_OPTIONS, *_POLICY}
+    # The dashboard's is any presigner's, however it was made.
+    known = {"PRESIGN_ORIGINS", "PRESIGN_DASHBOARD", _ROLLOUT_FILE, *_OPTIONS, *_POLICY}
     unknown = {name for name in variables if name.startswith("PRESIGN_")} - known
     if unknown:
         raise ConfigurationError(f"{min(unknown)} is not a setting; known are {', '.join(sorted(known))}")

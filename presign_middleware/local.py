@@ -4,6 +4,7 @@ What this process holds: signed URLs, and the resolutions under way.
 Both belong to one process. Neither reads a clock nor signs anything.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
@@ -167,6 +168,18 @@ class Table:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def sample(self, most: int) -> list[Entry]:
+        """Return at most so many entries, at random. Takes no lock: what leaves meanwhile is absent."""
+        queue, get = self._queue, self.get
+        places = range(len(queue))
+        found = []
+        with suppress(IndexError):  # the queue has become shorter
+            for place in places if len(places) <= most else random.sample(places, most):
+                entry = get(queue[place])
+                if entry is not None:
+                    found.append(entry)
+        return found
 
     def put(self, entry: Entry, alias: str | None = None) -> None:
         """Hold *entry* in the place of whatever its object had."""

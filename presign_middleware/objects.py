@@ -23,6 +23,7 @@ __all__ = [
     "board_key",
     "quote_key",
     "wire_parameters",
+    "workers_key",
 ]
 
 #: Wire names and decoded values, in the caller's order.
@@ -90,6 +91,12 @@ class S3Object(NamedTuple):
 def board_key(namespace: str) -> str:
     """Return the name of the board of epochs, in a cache that processes share."""
     return f"{KEY_VERSION}:epochs:{hashlib.sha256(namespace.encode()).hexdigest()[:32]}"
+
+
+def workers_key(namespace: str, worker: str = "") -> str:
+    """Return the name of the list of processes, or of what one of them tells, in a cache that they share."""
+    digest = hashlib.sha256(f"{namespace}\0{worker}".encode()).hexdigest()[:32]
+    return f"{KEY_VERSION}:{'worker' if worker else 'workers'}:{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ It turns targets into objects, asks the resolver, and hands out URLs. What it do
 not hold is decided in `resolver`, signed in `signing` and waited for in `effects`.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from .metrics import Counts
 from .objects import S3Object, SignedURL
 from .origins import Origin, check_fallbacks
 from .policy import Policy
+from .presence import Presence
 from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .rollout import Arms, Rollout
@@ -115,6 +117,7 @@ class Presigner:
         self.opened_anew: list[Callable[[], None]] = []
         self._seal = None if secret is None else Seal(secret, clock)
         self._rollout = Rollout(rollout)
+        self._is_shown = os.environ.get("PRESIGN_DASHBOARD", "") not in ("", "0")
         self._open()
         if self._shared is not None and secret is None:  # not in _open(): once, not in each child
             for host, port in self._shared.servers:
@@ -203,6 +206,18 @@ class Presigner:
             self._scope,
         )
         self.measuring = Measuring(self.counts, self._table, self._local_size, signing.sources, shared)
+        self.presence = Presence(
+            self.counts,
+            self._table,
+            signing,
+            self.healing,
+            lambda: list(self.origins),
+            shared,
+            self._namespace,
+            clock,
+        )
+        if self._is_shown:
+            self.presence.begin()
         self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
         self._time = clock.time
         self._monotonic = clock.monotonic
@@ -497,6 +512,11 @@ class Presigner:
         """Return what `attempt` returns, without ever blocking the event loop."""
         return await self.healing.abegin(self._targets.named(str(target)), {}, "a function", fallback)
 
+    def show(self) -> None:
+        """Have the dashboard of any process that shares the cache show this one too; also its forks."""
+        self._is_shown = True
+        self.presence.begin()
+
     def stats(self) -> dict[str, int]:
         """Return the counters since start; their names are explained in `metrics`."""
         return self.counts.as_dict()
@@ -507,11 +527,12 @@ class Presigner:
 
     def close(self) -> None:
         """Let go of threads and connections, after a few seconds at most. A later call opens them again."""
+        self.presence.close()
         self._runner.close()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
-        await self._runner.aclose()
+        await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
         return f"Presigner({', '.join(self.origins)})"

@@ -225,12 +225,6 @@ class Runner:
         if self._sharing is not None:
             self._sharing.close()
 
-    async def aclose(self) -> None:
-        """Do what `close` does, without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
-
     async def _fill(
         self,
         objects: Sequence[S3Object],

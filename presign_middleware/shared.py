@@ -30,7 +30,7 @@ from .resolver import Clock, Copy, Item
 from .seal import Seal, is_this_machine
 from .servers import Put, Servers
 
-__all__ = ["Look", "Shared", "decode", "encode"]
+__all__ = ["Look", "Notes", "Post", "Shared", "decode", "encode"]
 
 #: Version, date, access key, signature; of a session also from when until when it works, and its token.
 _INSTANT = r"(\d{1,10}(?:\.\d{1,9})?)"
@@ -84,6 +84,20 @@ class Look(NamedTuple):
     is_skipped: bool  #: whether this process asks it for nothing at present, because it failed
     state: State | Failed
     epochs: Literal["readable", "unreadable", "none"]  #: what has been taken back, as it stands there
+
+
+class Post(NamedTuple):
+    """What is to stand under a key for so many seconds; 0: nothing."""
+
+    key: str
+    data: bytes
+    seconds: int
+    is_contested: bool = False  #: whether others write it too: it is put in the place of *version* alone
+    version: bytes | None = None  #: None: of nothing
+
+
+#: What stands under keys, opened, and its version. Empty: damaged, or sealed with another secret.
+Notes = dict[str, tuple[bytes, bytes]]
 
 
 class Signs(Protocol):
@@ -173,6 +187,41 @@ class Shared:
     def connect(self) -> None:
         """Begin to connect, in the background."""
         self._servers.connect()
+
+    def states(self) -> dict[str, float | None]:
+        """Return for how many seconds each server has been down, by name; None: it is up. No I/O."""
+        return self._servers.states()
+
+    def notes(self, keys: Sequence[str], deadline: float, post: Post | None = None) -> Notes | None:
+        """
+        Return what stands under *keys*, which are nobody's entries; None: not all servers have answered.
+
+        *post* is left first. Nothing is counted as missing: what stands here speeds nothing up.
+        """
+        if self._servers.is_down():
+            return None
+        wanted: dict[str, Post | None] = dict.fromkeys(keys)
+        if post is not None:
+            wanted[post.key] = post
+        found, untold = self._servers.write(wanted, self._post, deadline)
+        return None if untold else {key: self._note(key, *found[key]) for key in keys if key in found}
+
+    def _post(self, client: Client, wanted: Mapping[str, Post | None]) -> list[str]:
+        for post in wanted.values():
+            if post is not None:
+                data, options = self._sealed(post.key, post.data), {"expire": post.seconds, "noreply": True}
+                if not post.seconds:
+                    client.delete(post.key, noreply=True)
+                elif not post.is_contested:
+                    client.set(post.key, data, **options)
+                elif post.version is None:
+                    client.add(post.key, data, **options)
+                else:
+                    client.cas(post.key, data, post.version, **options)
+        return list(wanted)
+
+    def _note(self, key: str, data: bytes, version: bytes) -> tuple[bytes, bytes]:
+        return self._unsealed(key, data) or b"", version
 
     def close(self) -> None:
         """Close connections. A later use opens them again."""
