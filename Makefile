@@ -117,6 +117,7 @@ bench-docs: install ## write the page "Performance" and the README's table from 
 
 pictures: install ## draw the pictures of the docs anew
 	@$(BIN)/python docs/pictures/url_life.py
+	@$(BIN)/python docs/pictures/dashboard.py
 
 clean: ## remove .venv, builds and caches
 	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

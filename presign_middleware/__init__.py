@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
     if room is not None:
         value = globals()[name] = getattr(import_module(f".{room}", __name__), name)
         return value
-    if name in {"asgi", "links", "testing", "wsgi"}:
+    if name in {"asgi", "dashboard", "links", "testing", "wsgi"}:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -5,7 +5,6 @@ It turns targets into objects, asks the resolver, and hands out URLs. What it do
 not hold is decided in `resolver`, signed in `signing` and waited for in `effects`.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -532,6 +531,8 @@ class Presigner:
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
+        import asyncio  # which a blocking program is spared
+
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:

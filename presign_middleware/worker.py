@@ -46,14 +46,15 @@ class Row(NamedTuple):
     @classmethod
     def of(cls, counts: Counts) -> "Row":
         """Return what was counted so far."""
+        said = counts.as_dict()
         return cls(
-            counts.from_scope + counts.from_local + counts.from_flight,
-            counts.from_shared,
-            counts.from_signer,
-            counts.failed,
-            counts.shared_errors,
-            counts.shared_rejected,
-            counts.unhealed,
+            said["from_scope"] + said["from_local"] + said["from_flight"],
+            said["from_shared"],
+            said["from_signer"],
+            said["failed"],
+            said["shared_errors"],
+            said["shared_rejected"],
+            said["unhealed"],
         )
 
     def plus(self, other: "Row", sign: int = 1) -> "Row":

@@ -84,6 +84,7 @@ def test_the_version() -> None:
         "from presign_middleware import *",
         "import presign_middleware.asgi",
         "import presign_middleware.wsgi",
+        "import presign_middleware.dashboard",
         "from presign_middleware.links import Link, link, alink; Link('media')",
         "import presign_middleware.testing",
         "from presign_middleware import intercept; intercept()",
