@@ -10,11 +10,10 @@ The rules:
 * What is doubtful counts. A URL that changes once too often costs a download.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 from weakref import WeakSet
 
@@ -25,6 +24,9 @@ from .objects import S3Object
 from .origins import Origin
 from .runner import Runner
 from .targets import Targets
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["METHODS", "Write", "Writing", "when_wanted", "written_to"]
 
@@ -129,6 +131,8 @@ class Writing:
 
     async def atake_back(self, objects: Sequence[S3Object]) -> None:
         """Do what `take_back` does, to its end even if whoever awaits it is cancelled."""
+        import asyncio  # which a blocking program is spared
+
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError as error:  # another kind of loop

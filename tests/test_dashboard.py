@@ -275,7 +275,7 @@ def test_credentials_near_their_end(fleet: Fleet) -> None:
 def test_failures_are_told_with_when(fleet: Fleet, clock: Clock) -> None:
     """What failed is told for five minutes, and since when."""
     presigner = fleet.member(None, fleet.static())
-    presigner.counts.failed += 3
+    presigner.counts.of("media").failed += 3
     findings = data(presigner)["findings"]
     at = time.strftime("%H:%M UTC", time.gmtime(int(fleet.clock.time()) // SLOT * SLOT))
     assert [f"since {at} last at {at}"] == [each["since"] for each in findings]
