@@ -46,6 +46,9 @@ _MOST_READS = 1_000
 #: Seconds a caller waits for another that is fetching credentials.
 PATIENCE = 30
 
+#: Seconds for which a source is due before nobody can be using it. One that fails is due anew each minute.
+_UNUSED = 120
+
 #: Pairs of keys that a source remembers: sessions are renewed long before they end, so few are in use.
 _MOST_KNOWN = 16
 
@@ -179,6 +182,11 @@ class Source:
         self._offset -= skew - self._skew
         self._skew = skew
         self._due = self._soonest = -inf
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody wants its keys: only then is it asked when it is due."""
+        return self.now < self._due + _UNUSED
 
     def is_due(self, now: float) -> bool:
         """Return whether asking the source *now* may bring newer credentials."""

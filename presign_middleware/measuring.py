@@ -77,11 +77,15 @@ class Measuring:
                 yield (name,), float(said[what])
 
     def ends(self) -> Iterator[Point]:
-        """Yield when credentials end, Unix seconds, by their source; of several alike the first to end."""
+        """
+        Yield when credentials that are in use end, Unix seconds, by their source.
+
+        Of several sources of the same name the first to end.
+        """
         ends: dict[str, float] = {}
         for source in self._sources.each():
             held = source.held
-            if held is None or held.credential.end == inf:
+            if held is None or held.credential.end == inf or not source.is_in_use:
                 continue
             label = source.label if source.label in ends or len(ends) < _MOST_LABELS else OTHER
             ends[label] = min(ends.get(label, inf), held.credential.end)
@@ -154,7 +158,9 @@ class Family(NamedTuple):
     text: str
     labels: tuple[str, ...]
     read: Callable[[Measuring], Iterable[Point]]
-    across: Literal["livesum", "livemin", "mostrecent"] = "livesum"  #: of gauges: what several processes make
+    across: Literal["livesum", "livemin", "livemax", "mostrecent"] = (
+        "livesum"  #: of gauges: what several processes make
+    )
 
 
 def _by_origin(outcomes: Mapping[str, Callable[[Tally], int]]) -> Callable[[Measuring], Iterator[Point]]:
@@ -353,10 +359,10 @@ FAMILIES = (
         "credentials.end_timestamp",
         "gauge",
         "s",
-        "When credentials end, Unix time, by their source.",
+        "When credentials that are in use end, Unix time, by their source.",
         ("source",),
         Measuring.ends,
-        "livemin",
+        "livemax",  # a process that does nothing renews nothing
     ),
     Family(
         "credentials.failures",

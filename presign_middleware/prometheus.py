@@ -16,6 +16,7 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from math import inf, isnan, nan
 from time import sleep, time
 
 from prometheus_client import Metric, values
@@ -32,6 +33,10 @@ _UNITS = {"s": "_seconds", "By": "_bytes"}
 
 #: Seconds between two looks at what this process has counted, where others have to be told.
 _EVERY = 1.0
+
+#: What is written of what is no more, since it cannot be erased: what changes nothing when processes are
+#: put together. NaN: nothing is written.
+_NOTHING = {"livesum": 0.0, "livemin": inf, "livemax": -inf, "mostrecent": nan}
 
 #: The end of a sample's name, its label "le" if it has one, and its value.
 _Sample = tuple[str, str | None, float]
@@ -97,7 +102,12 @@ class Mirror:
                 self._of = measuring
                 self._written.clear()
             for family in FAMILIES:
-                for point in family.read(measuring):
+                points: dict[tuple[str, ...], float | Distribution] = {}
+                if family.kind == "gauge":
+                    gone = [labels for name, _, labels, _ in self._cells if name == family.name]
+                    points = dict.fromkeys(gone, _NOTHING[family.across])
+                points |= dict(family.read(measuring))
+                for point in points.items():
                     self._write(family, point)
 
     def _write(self, family: Family, point: Point) -> None:
@@ -110,7 +120,8 @@ class Mirror:
             elif self._written.get(place, 0.0) == number:
                 continue
             if family.kind == "gauge":
-                cell.set(number, time())
+                if not isnan(number):
+                    cell.set(number, time())
             else:  # set() would lose what a process of the same number had counted before
                 cell.inc(number - self._written.get(place, 0.0))
             self._written[place] = number

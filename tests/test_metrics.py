@@ -1,14 +1,18 @@
 """What a process counts, by origin, and what it tells operators of that."""
 
+import logging
 import re
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import pytest
 
+import presign_middleware.wsgi
 from presign_middleware import Origin, Presigner, SigningError
 from presign_middleware.metrics import Counts
 from presign_middleware.testing import Clock
+from presign_middleware.wsgi import PresignMiddleware
 
 SESSION = boto3.Session(aws_access_key_id="AKIATEST", aws_secret_access_key="secret", region_name="eu-west-1")
 MEDIA = Origin("media", bucket="media", session=SESSION)
@@ -128,3 +132,24 @@ def test_what_counters_give_reason_to_change_is_told(
     (advice,) = presigner.advice()
     assert re.search(said, advice)
     assert "\n" not in advice
+
+
+def test_requests_are_not_logged(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At INFO and above nothing is said of a request, be its URLs signed, held or renewed."""
+    monkeypatch.setattr(presign_middleware.wsgi, "intercept", lambda: None)
+    presigner = Presigner(MEDIA, clock=clock)
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        presigner.urls([f"s3://media/{n}" for n in range(10)])
+        presigner.url("s3://media/0")
+        return [b""]
+
+    app = PresignMiddleware(application, presigner)
+    with caplog.at_level(logging.INFO):
+        for _ in range(50):
+            app({"REQUEST_METHOD": "GET"}, lambda *_: lambda _: None).close()  # type: ignore[attr-defined]
+            clock.advance(300)
+    assert presigner.stats()["signed"] > 10
+    assert caplog.messages == []

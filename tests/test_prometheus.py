@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_the_end_of_credentials_is_told(clock: Clock) -> None:
     )
 
 
+def test_the_end_of_credentials_that_nobody_uses_is_not_told(clock: Clock) -> None:
+    """They are not renewed, and nobody is to be woken for it; those that fail are in use."""
+    source = Role(clock, seconds=3600)
+    presigner = Presigner(source.origin(), clock=clock)
+    presigner.url("s3://media/a")
+    label = {"source": "role arn:aws:iam::123456789012:role/media"}
+    (end,) = source.ends.values()
+    source.failure = RuntimeError("STS is down")
+    for n in range(20):
+        clock.advance(160)
+        presigner.url(f"s3://media/{n}")
+        settle(presigner)
+        assert value(page_of(presigner), "credentials_end_timestamp_seconds", **label) == end
+    clock.advance(200)
+    assert value(page_of(presigner), "credentials_end_timestamp_seconds", **label) is None
+
+
 def test_sources_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """L2: so many roles are told apart (a hundred, but here two), and the others are one."""
     monkeypatch.setattr(measuring, "_MOST_LABELS", 2)
@@ -167,6 +185,15 @@ def test_a_server_that_fails_is_told_apart(memcached: Memcached) -> None:
     assert (value(page, "shared_errors_total", server=absent) or 0) >= 1
     assert page_of(presigner)
     presigner.close()
+
+
+def test_who_collects_waits_for_no_server(memcached: Memcached) -> None:
+    """M1: the page is there while one that is silent is still being asked, by one thread however often."""
+    presigner = Presigner(MEDIA, shared=memcached.url)
+    memcached.freeze()
+    assert [value(page_of(presigner), "shared_up", server=memcached.address) for _ in range(2)] == [1, 1]
+    assert [thread.name for thread in threading.enumerate()].count("presign-measuring") == 1
+    memcached.thaw()
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is absent: make prometheus")
@@ -315,6 +342,36 @@ def test_a_fork_counts_from_its_own_begin(tmp_path: Path) -> None:
         [sys.executable, "-c", _FORKING], env=environ, capture_output=True, text=True, timeout=DEADLINE
     ).stdout
     assert by_tier(page, "media") == 3
+
+
+_IDLE = """
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from sources import Role
+from presign_middleware import Presigner, prometheus
+from presign_middleware.testing import Clock
+
+clock = Clock()
+presigner = Presigner(Role(clock).origin(), clock=clock)
+collector = prometheus.collector(presigner)
+for seconds in (0, 10_000):
+    presigner.url("s3://media/a") if not seconds else clock.advance(seconds)
+    collector.collect()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    print(generate_latest(registry).decode(), end="==")
+"""
+
+
+def test_a_process_that_is_idle_tells_no_end_of_credentials(tmp_path: Path) -> None:
+    """What was written cannot be erased: -Inf, which loses against any other process's."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": path}
+    first, second, _ = subprocess.run(
+        [sys.executable, "-c", _IDLE], env=environ, capture_output=True, text=True, timeout=DEADLINE
+    ).stdout.split("==")
+    label = {"source": "role arn:aws:iam::123456789012:role/media"}
+    assert (value(first, "credentials_end_timestamp_seconds", **label) or 0) > 0
+    assert value(second, "credentials_end_timestamp_seconds", **label) == float("-inf")
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is absent: make prometheus")
