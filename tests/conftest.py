@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from clients import Front
 from cryptography import x509
@@ -20,6 +21,10 @@ from ways import SIGNED, Door, opened
 
 from presign_middleware import memcached as memcached_room
 from presign_middleware.testing import Clock, SeaweedFS
+
+# How long an example takes is no fact of the library's: a busy machine may take any time for it.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 pytest_plugins = ["presign_middleware.testing.fixtures", "stacks"]
 

@@ -38,8 +38,8 @@ instants = st.integers((NOON - 86_400) * 8, (NOON + 86_400) * 8).map(lambda eigh
 phases = st.integers(0, 2**32 - 1)
 skews = st.one_of(st.just(0.0), st.integers(-86_400, 86_400).map(float))
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-slow = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+slow = settings(max_examples=40)
 
 
 @st.composite

@@ -697,7 +697,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_STEPS)
 def test_epochs_never_sink_and_boards_merge_to_one(steps: list[tuple[str, int, int, bool, bool]]) -> None:
     """M9: whatever two processes raise, and whichever reads the other's board first, they come to agree."""

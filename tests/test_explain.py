@@ -602,7 +602,7 @@ def hostile_presigner() -> Presigner:
     return presigner
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(target=_hostile)
 def test_hostile_targets(hostile_presigner: Presigner, target: str) -> None:
     """O1, L1: it raises for no target, agrees with url(), fits on its lines, and tells no signature."""

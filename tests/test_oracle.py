@@ -635,7 +635,7 @@ def test_no_single_character_can_be_changed(oracle: Oracle, sign: Sign, style: s
 
 
 @given(key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_key_boto3_can_sign_is_found(oracle: Oracle, sign: Sign, key: str) -> None:
     oracle.put("media", key, key.encode())
     for style in ("virtual", "path"):

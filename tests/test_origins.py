@@ -290,7 +290,7 @@ def mutants(draw: st.DrawFn) -> str:
     return url
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(mutants())
 @example(f"{VIRTUAL}/public/%2e%2e%2fsecret")
 @example("http://minio.internal:9000/tenants/one/..;/two")

@@ -295,7 +295,7 @@ def test_poisoned_entries_of_a_static_key(fake: FakeMemcached, fleet: Fleet) -> 
     alone = fleet.member(None, fleet.static())
     poisoner = Poisoner(fake, writer, reader)
 
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=300, database=None)
     @given(MUTATIONS)
     @example(partial(_dated_otherwise, -PERIOD))
     @example(partial(_crossed, 0))
@@ -319,7 +319,7 @@ def test_poisoned_entries_of_a_session(fake: FakeMemcached, fleet: Fleet) -> Non
     poisoner = Poisoner(fake, writer, reader)
     now = fleet.clock.time()
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=400, database=None)
     @given(MUTATIONS)
     @example(partial(_dated_otherwise, -PERIOD))
     @example(partial(_dated_otherwise, 5))

@@ -205,7 +205,7 @@ keys = st.one_of(
 ).filter(covered)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     form=st.sampled_from(FORMS),
     token=st.booleans(),
