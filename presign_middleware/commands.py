@@ -199,8 +199,9 @@ def _stats(options: Namespace) -> int:
 
 
 def _processes(presigner: Presigner) -> dict[str, Mapping[str, int]]:
-    """Return the counters of each process that is known of, by a name for it."""
-    return {"this process": presigner.stats()}
+    """Return the counters of each process that is known of, by a name for it; see `presence`."""
+    workers, _ = presigner.presence.all()
+    return {"this process": presigner.stats(), **{worker.name: worker.counts for worker in workers[1:]}}
 
 
 def _figures(look: Look) -> dict[str, Any]:

@@ -8,7 +8,7 @@ field is checked for its form.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from .metrics import Counts
@@ -108,13 +108,13 @@ class Worker:
             return None
         try:
             told = json.loads(data)
-            known = {field.name for field in fields(Counts)} | {"resolved"}
+            known = Counts().as_dict()
             return cls(
                 host=_text(told["host"]),
                 pid=_whole(told["pid"]),
                 started=_number(told["started"]),
                 at=_number(told["at"]),
-                counts=dict.fromkeys(sorted(known), 0)
+                counts=known
                 | {name: count for name, count in _map(told["counts"], _whole).items() if name in known},
                 held=_whole(told["held"]),
                 ages=_row(told["ages"], BUCKETS),

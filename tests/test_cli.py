@@ -321,6 +321,15 @@ def test_stats_tells_of_each_server_and_of_this_process(shared: Memcached, run: 
     assert "no answer (ConnectionRefusedError)" in dead.out
 
 
+def test_stats_tells_of_the_processes_that_leave_a_note(shared: Memcached, run: Run) -> None:
+    """Those with the live page, or with PRESIGN_DASHBOARD=1, as the page does."""
+    with contextlib.closing(Presigner.from_env()) as other:
+        other.url("s3://media/a")
+        other.presence._tell(other.shared)  # type: ignore[arg-type]  # it has one
+        told = run("stats", "--json").json["processes"]
+    assert [counts["resolved"] for counts in told.values()] == [0, 1]
+
+
 # --- doctor -------------------------------------------------------------------------------------------------
 
 

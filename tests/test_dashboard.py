@@ -414,7 +414,7 @@ def test_what_is_lost_comes_back(fleet: Fleet, memcached: Memcached, lost: str) 
 
     def spoil(client: Any, own: Any) -> list[str]:
         client.set(key, b"\xff not what anybody has left", noreply=True)
-        return []
+        return [key]  # asked for, so that it is there by the time of the answer
 
     memcached_client.write({key: None}, spoil, time.monotonic() + 5)
     assert len(one.presence.all()[0]) == 1
