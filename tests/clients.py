@@ -382,6 +382,12 @@ LIMITS: tuple[Limit, ...] = (
         "an adapter sits below them; the hooks do hide it",
     ),
     Limit(
+        "fetching from another host: a fallback origin's, or that of a region learned from S3",
+        (),
+        ("urllib3",),
+        "a pool by itself leads to one host: ask a `PoolManager`",
+    ),
+    Limit(
         "`s3://bucket/key` targets",
         ("test_an_s3_target_takes_the_origins_own_form",),
         ("requests-hook", "urllib3"),
