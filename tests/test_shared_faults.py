@@ -332,8 +332,9 @@ def test_after_a_failure_nobody_asks(
     assert time.monotonic() - start < PATIENCE + SLACK
     let_publish(presigner)
     assert asked(fake) == commands
-    assert counted(presigner, "shared_errors", "shared_misses") == before
-    assert before[1] == int(is_connected)
+    errors, misses = counted(presigner, "shared_errors", "shared_misses")
+    assert errors - before[0] <= 1  # a thread that read what was taken back may give up a moment later
+    assert misses == before[1] == int(is_connected)
     assert counted(presigner, "shared_skipped")[0] >= 2 * len(urls)  # to read, and to publish
     assert fleet.refused(urls, TARGETS[1:]) == []
 
