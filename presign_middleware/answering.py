@@ -74,7 +74,7 @@ class Answer(NamedTuple):
     def proven(self, theirs: str) -> "Answer | None":
         """Return this answer if it may take the place of *theirs*, which boto3 has made of the call."""
         form = self.answering.prove(self, theirs)
-        return self._replace(object=self.object._replace(form=form)) if form else None
+        return self._replace(object=self.object.but(form=form)) if form else None
 
     def url(self) -> str | None:
         """Return the URL; None: boto3 has to answer. May block, but not on an event loop's thread."""
@@ -130,7 +130,7 @@ class Answering:
         ):
             self._counts.left_to_boto3 += 1
             return None
-        return Answer(self, call, keys, obj._replace(form=form or ""), params, kind)
+        return Answer(self, call, keys, obj.but(form=form or ""), params, kind)
 
     def prove(self, answer: Answer, theirs: str) -> str:
         """Return the base URL that *theirs* has in common with URLs from here; "": it cannot be replaced."""

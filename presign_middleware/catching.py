@@ -139,7 +139,7 @@ class Catching:
         for method, form in product(place.origin.methods, (place.form, "")):
             obj = self._targets.at(place._replace(form=form), method)
             for share in (0.0, self._targets.policy(obj).boto_share):
-                entry = self._table.get(obj._replace(lifetime=lifetime, share=share))
+                entry = self._table.get(obj.but(lifetime=lifetime, share=share))
                 if entry is not None and entry.url.endswith(signed["X-Amz-Signature"]):
                     return unsigned
         return None

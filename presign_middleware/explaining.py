@@ -19,7 +19,7 @@ from .local import Entry, Table
 from .objects import Parameters, S3Object, quote_key
 from .origins import Origin
 from .redaction import redact
-from .resolver import KEPT_METHODS, Clock, Resolver
+from .resolver import Clock, Resolver
 from .rollout import Arms
 from .scope import Scope, ambient, catching, current
 from .signing import OriginSigning, Signing
@@ -282,7 +282,7 @@ class Explaining:
 
     def _is_asked(self, obj: S3Object, signs: OriginSigning, signer: str) -> bool:
         """Return whether the shared cache is asked for *obj* before it is signed."""
-        if self._shared_state() != "up" or obj.method not in KEPT_METHODS:
+        if self._shared_state() != "up" or not obj.kind.is_kept:
             return False
         held = signs.source.held
         if held is None or not signer:  # as one does who has yet to learn what it is like

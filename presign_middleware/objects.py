@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 from .errors import ConfigurationError
 
 __all__ = [
     "SIGNED_PARAMETERS",
+    "Kind",
     "Parameters",
     "S3Object",
     "SignedURL",
@@ -47,21 +48,122 @@ SIGNED_PARAMETERS = {
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.\-~/]+").fullmatch
 
 
-class S3Object(NamedTuple):
-    """
-    What one URL is for. Two objects that differ in any field never share a URL.
+#: Uploads and deletions are signed each time: their URLs are not kept.
+_KEPT_METHODS = frozenset({"GET", "HEAD"})
 
-    A named tuple, because it is hashed and compared on every miss.
+
+class Kind(str):
     """
+    All that says what a URL is for but the key, which most URLs of a page have in common.
+
+    A text that spells its fields, since objects are hashed and compared several times on
+    every miss: of a text, Python keeps the hash.
+    """
+
+    __slots__ = ("bucket", "form", "is_kept", "lifetime", "method", "origin", "params", "share")
 
     origin: str
     bucket: str
     form: str  #: base URL the caller asked for; "" for the origin's own form
-    key: str  #: decoded, never empty
     method: str
     params: Parameters
     lifetime: int  #: seconds, X-Amz-Expires
-    share: float = 0.0  #: of the lifetime, that is left whenever it is handed out; 0: as the policy says
+    share: float  #: of the lifetime, that is left whenever it is handed out; 0: as the policy says
+    is_kept: bool  #: whether URLs are kept, and not signed each time
+
+    def __new__(
+        cls,
+        origin: str,
+        bucket: str,
+        form: str,
+        method: str,
+        params: Parameters,
+        lifetime: int,
+        share: float = 0.0,
+    ) -> Self:
+        """Return the kind with these fields."""
+        kind = super().__new__(cls, repr((origin, bucket, form, method, params, lifetime, share)))
+        kind.origin, kind.bucket, kind.form, kind.method = origin, bucket, form, method
+        kind.params, kind.lifetime, kind.share = params, lifetime, share
+        kind.is_kept = method in _KEPT_METHODS
+        return kind
+
+    def but(
+        self, *, form: str | None = None, lifetime: int | None = None, share: float | None = None
+    ) -> "Kind":
+        """Return a kind that differs from this one as said."""
+        return Kind(
+            self.origin,
+            self.bucket,
+            self.form if form is None else form,
+            self.method,
+            self.params,
+            self.lifetime if lifetime is None else lifetime,
+            self.share if share is None else share,
+        )
+
+
+class S3Object(NamedTuple):
+    """What one URL is for. Two objects that differ in any field never share a URL."""
+
+    kind: Kind
+    key: str  #: decoded, never empty
+
+    @classmethod
+    def of(
+        cls,
+        origin: str,
+        bucket: str,
+        form: str,
+        key: str,
+        method: str,
+        params: Parameters,
+        lifetime: int,
+        share: float = 0.0,
+    ) -> "S3Object":
+        """Return the object with these fields; see `Kind`."""
+        return cls(Kind(origin, bucket, form, method, params, lifetime, share), key)
+
+    @property
+    def origin(self) -> str:
+        """The name of its origin."""
+        return self.kind.origin
+
+    @property
+    def bucket(self) -> str:
+        """The bucket it is in."""
+        return self.kind.bucket
+
+    @property
+    def form(self) -> str:
+        """The base URL the caller asked for; "" for the origin's own form."""
+        return self.kind.form
+
+    @property
+    def method(self) -> str:
+        """What the URL is to be used with."""
+        return self.kind.method
+
+    @property
+    def params(self) -> Parameters:
+        """The parameters that are signed."""
+        return self.kind.params
+
+    @property
+    def lifetime(self) -> int:
+        """X-Amz-Expires, in seconds."""
+        return self.kind.lifetime
+
+    @property
+    def share(self) -> float:
+        """The part of the lifetime that is left whenever the URL is handed out; 0: as the policy says."""
+        return self.kind.share
+
+    def but(
+        self, *, form: str | None = None, lifetime: int | None = None, share: float | None = None
+    ) -> "S3Object":
+        """Return an object that differs from this one as said."""
+        return S3Object(self.kind.but(form=form, lifetime=lifetime, share=share), self.key)
 
     def cache_key(self, namespace: str, identity: str, region: str, base: str) -> str:
         """

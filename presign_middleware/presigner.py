@@ -439,9 +439,7 @@ class Presigner:
         await self._runner.amake_ready(samples)
         shelves = [(sample, self._signing.shelf(sample)) for sample in samples]
         # Caught fetches name the object by its https URL.
-        await self._runner.amake_ready(
-            [sample._replace(form=shelf.base) for sample, shelf in shelves if shelf]
-        )
+        await self._runner.amake_ready([sample.but(form=shelf.base) for sample, shelf in shelves if shelf])
 
     def alone(self) -> "Presigner":
         """

@@ -24,10 +24,7 @@ from .metrics import SAMPLED, Counts
 from .objects import S3Object
 from .scope import Scope
 
-__all__ = ["KEPT_METHODS", "Clock", "Copy", "Effects", "Item", "Note", "Resolver", "Signs"]
-
-#: Uploads and deletions are signed each time: their URLs are not kept.
-KEPT_METHODS = frozenset({"GET", "HEAD"})
+__all__ = ["Clock", "Copy", "Effects", "Item", "Note", "Resolver", "Signs"]
 
 #: Seconds for which a long scope is content with an AGEING URL that was the best there is, at most.
 _LONGEST_REST = 60
@@ -296,7 +293,7 @@ class Resolver:
         if not is_mine:
             _count_joined(answer, scope, 1)
         _note_age(scope, answer, self._time(), self._monotonic())
-        if scope is not None and answer.object.method in KEPT_METHODS:
+        if scope is not None and answer.object.kind.is_kept:
             scope.remember(answer)
 
     def _count_renewal(self, obj: S3Object, answer: Entry | SigningError) -> None:
@@ -363,7 +360,7 @@ class Resolver:
 
     def _is_common(self, obj: S3Object) -> bool:
         """Return whether the URL of *obj* is read from the shared cache, and written to it."""
-        return self._is_shared and obj.method in KEPT_METHODS and self._signing.is_common(obj)
+        return self._is_shared and obj.kind.is_kept and self._signing.is_common(obj)
 
     def _land_held(self, flight: Flight, effects: Effects) -> bool:
         """Land *flight* if by now this process holds what will do."""
@@ -385,7 +382,7 @@ class Resolver:
             own, standing = self._early.pop(entry.object, (None, entry))
             if own is entry:
                 entry = standing
-            if entry.object.method in KEPT_METHODS:
+            if entry.object.kind.is_kept:
                 self._table.put(entry)
             entry.tally.measured.note_life(entry.end - self._time())
             account = flight.order.patience.account
@@ -430,10 +427,10 @@ class Resolver:
                     _note_age(scope, answer, wall, monotonic)
                     if scope.account is not None:
                         scope.account.from_signer += 1
-                if obj.method in KEPT_METHODS:
+                if obj.kind.is_kept:
                     self._table.put(answer, alias)
             entry = answer
-        if scope is not None and entry is not None and obj.method in KEPT_METHODS:
+        if scope is not None and entry is not None and obj.kind.is_kept:
             scope.remember(entry)
         return entry
 

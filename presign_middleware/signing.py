@@ -27,7 +27,7 @@ from .errors import SigningError
 from .events import tell
 from .local import Entry, Passing, Service
 from .metrics import SAMPLED, Counts, Tally
-from .objects import SIGNED_PARAMETERS, Parameters, S3Object, quote_key
+from .objects import SIGNED_PARAMETERS, Kind, S3Object, quote_key
 from .origins import Origin
 from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
 from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
@@ -110,7 +110,7 @@ class _PlanRecipe(_Recipe):
 
     def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
         """Return a URL of *obj* that is dated at the start of its present window, or at *epoch*."""
-        path = quote_key(obj[3])
+        path = quote_key(obj[1])
         phase = crc32(path.encode())
         window = self._date(phase, wall + self._skew)
         date = max(window, epoch)
@@ -303,7 +303,7 @@ class OriginSigning:
         self._tally = counts.of(origin.name)
         self.source = sources.of(origin, self.policy.assumed_session, self.policy.skew)
         self._plans: dict[_Shape, Plan | None] = {}  # None: boto3 signs this shape
-        self._recipes: dict[tuple[str, str, Parameters, int, float], _Recipe] = {}
+        self._recipes: dict[Kind, _Recipe] = {}
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
@@ -402,8 +402,7 @@ class OriginSigning:
     def _recipe(self, obj: S3Object, snapshot: Snapshot | None) -> _Recipe | None:
         if snapshot is None:
             return None
-        _, _, form, _, method, params, lifetime, share = obj
-        recipe = self._recipes.get((form, method, params, lifetime, share))
+        recipe = self._recipes.get(obj.kind)
         if recipe is not None and recipe.snapshot is snapshot:
             return recipe
         return self._new_recipe(obj, snapshot)
@@ -439,7 +438,7 @@ class OriginSigning:
         if recipe.is_short:
             least = rotation.least(snapshot.credential)
             self.source.tell_short(snapshot.credential, rotation.min_remaining, least)
-        self._recipes[obj.form, obj.method, obj.params, obj.lifetime, obj.share] = recipe
+        self._recipes[obj.kind] = recipe
         return recipe
 
     def _boto_of(self, snapshot: Snapshot) -> _Boto:
@@ -452,7 +451,7 @@ class OriginSigning:
         """Return a plan that agrees with boto3 byte for byte, or None."""
         values = tuple([(name, _MARKER_VALUES.get(name, _MARKER_VALUE)) for name in shape.names])
         name, bucket, lifetime = self.origin.name, self.origin.bucket, self.policy.lifetime
-        marker = S3Object(name, bucket, shape.form, _MARKER, shape.method, values, lifetime)
+        marker = S3Object.of(name, bucket, shape.form, _MARKER, shape.method, values, lifetime)
         # No real key is needed to learn a form, and none can then be in an error's text.
         token = "marker/token+=" if shape.has_token else None
         credential = FOREVER._replace(access_key="AKIAMARKER", token=token)
@@ -477,7 +476,8 @@ class OriginSigning:
         return plan
 
 
-_NOTHING: tuple[float, object, _Recipe | None, float] = (0.0, None, None, 0.0)
+#: An instant, a kind, the recipe that signs it then, and the offset: of nothing.
+_NOTHING: tuple[float, Kind | None, Any, float] = (0.0, None, None, 0.0)
 
 
 class Signing:
@@ -497,24 +497,24 @@ class Signing:
         self, obj: S3Object, wall: float, monotonic: float, since: int = 0
     ) -> Entry | SigningError | None:
         """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
-        name, _, form, _, method, params, lifetime, share = obj
-        kind = name, form, method, params, lifetime, share
+        kind = obj[0]
         # The objects of a page are of one kind, and asked for at one instant.
         last_wall, last_kind, recipe, offset = self._last
-        if last_wall is not wall or last_kind != kind:
+        if last_wall is not wall or last_kind is not kind:
             offset = monotonic - wall
             if not -_STEP < offset - self._offset < _STEP:
                 self._tell_of_step(self._offset - offset)
             self._offset = offset
-            signing = self._origins[name]
+            signing = self._origins[kind.origin]
             offset = signing.offset(offset)  # before the recipe, which may have the session renewed
             recipe = signing.recipe(obj, wall, monotonic)
-            self._last = wall, kind if recipe is not None else None, recipe, offset
-        if recipe is None:
-            return None
+            if recipe is None:
+                return None
+            self._last = wall, kind, recipe, offset
         if self._epochs.any:
             since = max(since, self._epochs.date(obj, wall))
-        return recipe.entry(obj, wall, offset, since)
+        entry: Entry | SigningError = recipe.entry(obj, wall, offset, since)
+        return entry
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""

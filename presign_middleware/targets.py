@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from .errors import ConfigurationError, NotCovered
-from .objects import Parameters, S3Object, quote_key, wire_parameters
+from .objects import Kind, Parameters, S3Object, quote_key, wire_parameters
 from .origins import METHODS, Coverage, Origin, Place, Spot
 from .policy import Policy
 from .redaction import redact
@@ -20,9 +20,14 @@ __all__ = ["Targets"]
 #: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
 _OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
 
+#: Kinds that are kept: parameter values may be without end.
+_MOST_KINDS = 1_000
 
 #: Makes an object of its fields in half the time that calling the class takes: every miss needs one.
 _object = tuple.__new__
+
+#: How an object is asked for: form, method, the parameters of its target and further ones, lifetime.
+_How = tuple[str, str, Parameters, Parameters, int | None]
 
 
 class Targets:
@@ -33,10 +38,19 @@ class Targets:
         self._former: list[Origin] = []
         self._coverage = Coverage(origins)
         self._standing = {o.name: (wire_parameters(o.params), o.policy or Policy()) for o in origins}
+        self._kinds: dict[tuple[str, _How], Kind] = {}
+        #: Of each origin that signs it: GET as the policy says, of an object in the origin's own form.
+        self._usual = {
+            o.name: self._kind(o, ("", "GET", (), (), None)) for o in origins if "GET" in o.methods
+        }
 
     def named(self, target: str) -> S3Object:
         """Return the object that *target* alone names, for GET. Raises NotCovered."""
-        return self.at(self._coverage.locate(target), "GET")
+        place = self._coverage.locate(target)
+        origin, form, key, asked = place
+        if form or asked or (kind := self._usual.get(origin.name)) is None:
+            return self.at(place, "GET")
+        return _object(S3Object, (kind, key))
 
     def asked(
         self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
@@ -69,14 +83,14 @@ class Targets:
             return lambda text: self.at(locate(text), method, params, lifetime)
         named, within = self._coverage.named(origin)
         # What all keys of one link have in common is looked into once.
-        name, bucket, _, _, *rest = self.at((named, "", named.prefix, ()), method, params, lifetime)
+        kind, _ = self.at((named, "", named.prefix, ()), method, params, lifetime)
 
         def find(text: str) -> S3Object:
             place = within(text)
             _, form, key, asked = place
             if form or asked:
                 return self.at(place, method, params, lifetime)
-            return _object(S3Object, (name, bucket, "", key, *rest))
+            return _object(S3Object, (kind, key))
 
         return find
 
@@ -105,7 +119,7 @@ class Targets:
         share = self._standing[place.origin.name][1].boto_share
         obj = self.at(place, method, params)
         self.policy(obj).rotation(lifetime, share)  # raises where it is out of bounds
-        return obj._replace(lifetime=lifetime, share=share)
+        return obj.but(lifetime=lifetime, share=share)
 
     def move(self, origin: Origin) -> None:
         """Take *origin*, the same one in another region, in the place of what it was."""
@@ -118,7 +132,7 @@ class Targets:
         if not obj.form or not self._former:
             return obj
         with suppress(NotCovered):
-            return obj._replace(form=self.located(f"{obj.form}{quote_key(obj.key)}").form)
+            return obj.but(form=self.located(f"{obj.form}{quote_key(obj.key)}").form)
         return obj
 
     def is_left(self, url: str) -> bool:
@@ -145,7 +159,7 @@ class Targets:
             place = Place(self._origins[name], "", obj.key, obj.params)
             found = self.at(place, obj.method, lifetime=lifetime)
             self.policy(found).rotation(found.lifetime, obj.share)
-            return found._replace(share=obj.share)
+            return found.but(share=obj.share)
         return None
 
     def sample(self, origin: Origin) -> S3Object:
@@ -159,19 +173,25 @@ class Targets:
     def at(self, place: Spot, method: str, params: Parameters = (), lifetime: int | None = None) -> S3Object:
         """Return the object at *place*; *params* outrank the target's own, and those the origin's."""
         origin, form, key, asked = place
-        name = origin.name
+        how = form, method, asked, params, lifetime
+        if lifetime is not None:
+            self._standing[origin.name][1].rotation(lifetime)  # raises where it is out of bounds
+        kind = self._kinds.get((origin.name, how))
+        return _object(S3Object, (kind if kind is not None else self._kind(origin, how), key))
+
+    def _kind(self, origin: Origin, how: _How) -> Kind:
+        form, method, asked, params, lifetime = how
         if method not in origin.methods:
             _refuse_method(origin, method)
-        standing, policy = self._standing[name]
-        if lifetime is None:
-            lifetime = policy.lifetime
-        else:
-            policy.rotation(lifetime)  # raises where it is out of bounds
+        standing, policy = self._standing[origin.name]
         if standing or (asked and params):
             asked = tuple({**dict(standing), **dict(asked), **dict(params)}.items())
-        else:
-            asked = asked or params
-        return _object(S3Object, (name, origin.bucket, form, key, method, asked, lifetime, 0.0))
+        seconds = policy.lifetime if lifetime is None else lifetime
+        kind = Kind(origin.name, origin.bucket, form, method, asked or params, seconds)
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._kinds[origin.name, how] = kind
+        return kind
 
 
 def _refuse_method(origin: Origin, method: str) -> NoReturn:

@@ -32,7 +32,7 @@ NOON = 1_767_268_800  # 2026-01-01 12:00:00 UTC
 MIDNIGHT = NOON + 43_200
 SECRET = "a-secret-of-test-clocks"
 KEYS = boto3.Session("AKIACLOCKS", SECRET)
-OBJECT = S3Object("media", "media", "", "a", "GET", (), 3600)
+OBJECT = S3Object.of("media", "media", "", "a", "GET", (), 3600)
 
 instants = st.integers((NOON - 86_400) * 8, (NOON + 86_400) * 8).map(lambda eighths: eighths / 8)
 phases = st.integers(0, 2**32 - 1)

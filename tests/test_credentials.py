@@ -786,7 +786,7 @@ def test_assumed_credentials_are_not_shared(clock: Clock) -> None:
     origin = guessed()
     presigner = Presigner(origin, clock=clock)
     presigner.url("s3://media/a")
-    assert presigner._signing.shelf(S3Object("media", "media", "", "a", "GET", (), 3600)) is None
+    assert presigner._signing.shelf(S3Object.of("media", "media", "", "a", "GET", (), 3600)) is None
 
 
 class Instance:
@@ -1055,7 +1055,7 @@ def shelf_of(origin: Origin, clock: Clock) -> tuple[str, str]:
     """Return the credential identity and the cache key of an object of *origin*."""
     presigner = Presigner(origin, clock=clock)
     presigner.url("s3://media/a")
-    obj = S3Object("media", "media", "", "a", "GET", (), 3600)
+    obj = S3Object.of("media", "media", "", "a", "GET", (), 3600)
     shelf = presigner._signing.shelf(obj)
     assert shelf is not None
     return shelf[0], obj.cache_key("", *shelf)

@@ -63,7 +63,7 @@ def read(mine: Epochs, other: Epochs, now: float) -> None:
 
 
 def obj(key: str, origin: str = "media") -> S3Object:
-    return S3Object(origin, "media", "", key, "GET", (), 3600)
+    return S3Object.of(origin, "media", "", key, "GET", (), 3600)
 
 
 # The date of the next URL.

@@ -325,7 +325,7 @@ def test_a_hanging_origin_in_a_thread(clock: Clock, monkeypatch: pytest.MonkeyPa
 def test_waiting_has_a_deadline(clock: Clock, monkeypatch: pytest.MonkeyPatch, crowd: Crowd) -> None:
     """D2: who waits for a flight that nobody lands gets SigningError in the end, and the next one signs."""
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
-    presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
+    presigner._flights.board([S3Object.of("media", "media", "", "a", "GET", (), 3600)], ORDER)
     with monkeypatch.context() as patch:
         for room in (effects, loops):
             patch.setattr(room, "PATIENCE", 0.01)
@@ -340,7 +340,7 @@ def test_an_abandoned_flight(clock: Clock, arrivals: Arrivals, crowd: Crowd) -> 
     """D2: a flight whose leader gives it up is begun anew once, by one of those who waited."""
     keys = Keys(clock)
     presigner = Presigner(keys.origin("media"), clock=clock)
-    flights, _ = presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
+    flights, _ = presigner._flights.board([S3Object.of("media", "media", "", "a", "GET", (), 3600)], ORDER)
     arrivals.wait_for(1)
 
     def meanwhile() -> None:
@@ -364,7 +364,7 @@ def test_a_blocking_call_on_a_loops_thread(
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     if is_warm:
         presigner.url("s3://media/other")
-        presigner._flights.board([S3Object("media", "media", "", "a", "GET", (), 3600)], ORDER)
+        presigner._flights.board([S3Object.of("media", "media", "", "a", "GET", (), 3600)], ORDER)
 
     async def ask() -> list[str]:
         task = asyncio.ensure_future(presigner.aurl("s3://media/a"))
@@ -665,7 +665,7 @@ def test_a_forked_child_begins_anew(clock: Clock) -> None:
     keys = Keys(clock)
     presigner = Presigner(keys.origin("media"), clock=clock)
     url = asyncio.run(presigner.aurl("s3://media/a"))  # has threads by now
-    presigner._flights.board([S3Object("media", "media", "", "b", "GET", (), 3600)], ORDER)
+    presigner._flights.board([S3Object.of("media", "media", "", "b", "GET", (), 3600)], ORDER)
     locks = [presigner._runner._resolver._lock, presigner._flights._lock, presigner._runner._pool._lock]
     for lock in locks:
         lock.acquire()

@@ -413,7 +413,7 @@ SSE_C = {
 def test_headers_of_one_request_are_signed_for_it_alone(token: bool, colour: str) -> None:
     """S6: x-amz-* headers are in X-Amz-SignedHeaders as boto3 puts them there, and in no other URL."""
     presigner = presigning(session=session(token))
-    obj = S3Object("o", "acme-media", "", "a b", "GET", (), 3600)
+    obj = S3Object.of("o", "acme-media", "", "a b", "GET", (), 3600)
     botocore_clock.now = NOON
     for _ in range(2):
         healing = presigner.healing
@@ -514,7 +514,7 @@ def test_a_form_that_no_plan_can_make_is_signed_by_boto3(
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """L1: at DEBUG, botocore's loggers included, no record holds a secret, token, signature or SSE-C key."""
     caplog.set_level(logging.DEBUG)
-    obj = S3Object("o", "acme-media", "", "a", "GET", (), 3600)
+    obj = S3Object.of("o", "acme-media", "", "a", "GET", (), 3600)
     botocore_clock.now = NOON
     planned = presigning(session=session(True))
     urls = [planned.url("s3://acme-media/a"), planned.healing.begin(obj, SSE_C, "a client").url]

@@ -81,7 +81,7 @@ class Traffic:
         targets = sample(told["few"], few) + sample(told["many"], many)
         located = [target.removeprefix("s3://").split("/", 1) for target in targets]
         # No URL tells whether its process has heard of an invalidation, or has it from one that has.
-        objects = [S3Object(bucket, bucket, "", key, "GET", (), 3600) for bucket, key in located]
+        objects = [S3Object.of(bucket, bucket, "", key, "GET", (), 3600) for bucket, key in located]
         return targets, [self.presigner._epochs.of(obj) for obj in objects]
 
     def instants(self) -> Iterator[float]:
