@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from .account import Account
-from .effects import PATIENCE
 from .interception import intercept
+from .local import PATIENCE
 from .presigner import Presigner
 from .scope import Scope
 from .telling import Telling, by_name

@@ -11,29 +11,25 @@ How to wait: the three ways the resolver's coroutine is run, of which two are he
 import logging
 from collections.abc import Coroutine, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from threading import Event
 from time import monotonic
 from typing import Any, TypeVar
 
 from .errors import SigningError
-from .local import Entry, Flight, Flights, Patience
+from .local import PATIENCE, Entry, Flight, Flights, Patience
 from .objects import S3Object
 from .resolver import Copy, Fly, Item, Signs
 from .sharing import Sharing
 
 __all__ = [
-    "PATIENCE",
     "BlockingEffects",
     "LoopThreadEffects",
     "run_blocking",
     "spent",
     "threadless",
-    "waited",
 ]
 
 logger = logging.getLogger("presign_middleware.effects")
-
-#: Seconds anyone waits for a resolution that another has begun.
-PATIENCE = 30
 
 T = TypeVar("T")
 
@@ -47,11 +43,6 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
         return answer
     coroutine.close()
     raise RuntimeError("a blocking effect suspended")  # a defect: an asyncio effect was handed in
-
-
-def waited(flight: Flight) -> SigningError:
-    """Return what whoever has waited too long for *flight* is told."""
-    return SigningError(f"origin {flight.object.origin!r}: waited {PATIENCE} s for a signature under way")
 
 
 def threadless(obj: S3Object, error: RuntimeError) -> SigningError:
@@ -78,9 +69,13 @@ class BlockingEffects:
         """
         ready: list[S3Object] = []
         others: dict[Hashable, list[S3Object]] = {}
+        kinds = {obj.kind: obj for obj in objects}
+        places = {
+            kind: ready if self._signing.is_ready(obj) else others.setdefault(self._signing.queue(obj), [])
+            for kind, obj in kinds.items()
+        }
         for obj in objects:
-            is_ready = self._signing.is_ready(obj)
-            (ready if is_ready else others.setdefault(self._signing.queue(obj), [])).append(obj)
+            places[obj.kind].append(obj)
         return [ready, *others.values()] if ready else list(others.values())
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
@@ -92,14 +87,11 @@ class BlockingEffects:
         """Return the monotonic instant until which a call that begins now may wait."""
         return monotonic() + PATIENCE
 
-    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
-        """Block until *flight* lands."""
-        try:
-            return flight.future.result(timeout=max(0, deadline - monotonic()))
-        except TimeoutError:
-            # Whoever leads it hangs: let the next one who wants the object lead.
-            self.flights.abandon([flight])
-            return waited(flight)
+    async def join(self, flights: Sequence[Flight], deadline: float) -> None:
+        """Block until *flights* are over."""
+        are_over = Event()
+        if self.flights.await_all(flights, are_over.set):
+            are_over.wait(max(0, deadline - monotonic()))
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in this thread."""

@@ -6,8 +6,7 @@ Both belong to one process. Neither reads a clock nor signs anything.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from threading import Lock
@@ -18,8 +17,10 @@ from .metrics import Counts, Tally
 from .objects import S3Object
 from .policy import Credential, Life
 
-__all__ = ["Entry", "Flight", "Flights", "Order", "Passing", "Patience", "Table"]
+__all__ = ["PATIENCE", "Entry", "Flight", "Flights", "Order", "Passing", "Patience", "Table"]
 
+#: Seconds anyone waits for a resolution that another has begun.
+PATIENCE = 30
 
 #: Seconds by which a date may lie ahead of the wall clock.
 _AHEAD = 5.0
@@ -271,21 +272,31 @@ class Flight:
     loop) tells those who wait to begin again: one of them becomes the leader.
     """
 
-    __slots__ = ("future", "object", "order")
+    __slots__ = ("answer", "is_over", "object", "order", "waits")
 
     def __init__(self, obj: S3Object, order: "Order") -> None:
         self.object = obj
         self.order = order
-        self.future: Future[Entry | SigningError | None] = Future()
-        # A running future cannot be cancelled, whatever becomes of one who waits for it.
-        self.future.set_running_or_notify_cancel()
+        self.is_over = False  #: whether it has landed, or was abandoned
+        self.answer: Entry | SigningError | None = None  #: when it is over; None: it was abandoned
+        self.waits: tuple[_Wait, ...] = ()
+
+
+class _Wait:
+    """Somebody who waits for some flights."""
+
+    __slots__ = ("missing", "wake")
+
+    def __init__(self, missing: int, wake: Callable[[], object]) -> None:
+        self.missing = missing  # flights that are not over
+        self.wake = wake
 
 
 class Flights:
     """The resolutions in the air, at most one an object."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = Lock()  # of all of them: most end with nobody waiting, and need none of their own
         self._aloft: dict[S3Object, Flight] = {}
 
     def has(self, obj: S3Object) -> bool:
@@ -305,22 +316,37 @@ class Flights:
                     joined.append(flight)
         return opened, joined
 
-    def land(self, flight: Flight, answer: Entry | SigningError) -> None:
-        """Give everyone who waits the *answer*, unless the flight was given up meanwhile."""
-        self._leave(flight)
-        with suppress(InvalidStateError):  # not done() first: whoever waits too long gives it up in a thread
-            flight.future.set_result(answer)
+    def await_all(self, flights: Sequence[Flight], wake: Callable[[], object]) -> bool:
+        """
+        Have *wake* called, in any thread, when all of *flights* are over; return False if they are.
+
+        It must do no harm when whoever waits has given up.
+        """
+        with self._lock:
+            aloft = [flight for flight in flights if not flight.is_over]
+            wait = _Wait(len(aloft), wake)
+            for flight in aloft:
+                flight.waits += (wait,)
+        return bool(aloft)
+
+    def land(self, answers: Iterable[tuple[Flight, Entry | SigningError | None]]) -> None:
+        """Give everyone who waits for these flights their answer, unless they were given up meanwhile."""
+        wakes = []
+        with self._lock:
+            for flight, answer in answers:
+                if flight.is_over:
+                    continue
+                flight.answer = answer
+                flight.is_over = True
+                self._aloft.pop(flight.object, None)
+                for wait in flight.waits:
+                    wait.missing -= 1
+                    if not wait.missing:
+                        wakes.append(wait.wake)
+                flight.waits = ()
+        for wake in wakes:
+            wake()
 
     def abandon(self, flights: Iterable[Flight]) -> None:
         """Let those who wait for any of *flights* that has not landed begin again."""
-        for flight in flights:
-            if not flight.future.done():
-                self._leave(flight)
-                with suppress(InvalidStateError):  # it has landed just now
-                    flight.future.set_result(None)
-
-    def _leave(self, flight: Flight) -> None:
-        with self._lock:
-            # One that was given up may have a successor in the air already.
-            if self._aloft.get(flight.object) is flight:
-                del self._aloft[flight.object]
+        self.land([(flight, None) for flight in flights if not flight.is_over])

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from .effects import PATIENCE, spent, threadless, waited
+from .effects import spent, threadless
 from .errors import SigningError
-from .local import Entry, Flight, Flights, Patience
+from .local import PATIENCE, Entry, Flight, Flights, Patience
 from .objects import S3Object
 from .pool import Pool
 from .resolver import Copy, Fly, Item, Signs
@@ -82,16 +82,25 @@ class AsyncioEffects:
         """Return the loop's instant until which a call that begins now may wait."""
         return asyncio.get_running_loop().time() + PATIENCE
 
-    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
-        """Await *flight*; being cancelled here disturbs nobody else."""
-        if flight.future.done():  # as all of a batch are when its first one wakes up its waiter
-            return flight.future.result()
+    async def join(self, flights: Sequence[Flight], deadline: float) -> None:
+        """Await the end of *flights*; being cancelled here disturbs nobody else."""
+        loop = asyncio.get_running_loop()
+        are_over = loop.create_future()
+
+        def wake() -> None:
+            if asyncio._get_running_loop() is loop:  # as where this loop has landed them
+                _end(are_over)
+                return
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_end, are_over)
+
+        if not self.flights.await_all(flights, wake):
+            return
+        alarm = loop.call_at(deadline, _end, are_over)  # a third of what asyncio.timeout_at() takes
         try:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.wrap_future(flight.future)
-        except TimeoutError:
-            self.flights.abandon([flight])
-            return waited(flight)
+            await are_over
+        finally:
+            alarm.cancel()
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Prepare in a thread of the library's own: the loop's may all be waiting for this very flight."""
@@ -175,6 +184,11 @@ class AsyncioEffects:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled, or late
+        future.set_result(None)
 
 
 def _are_alike(one: Patience, other: Patience) -> bool:

@@ -16,9 +16,8 @@ from contextvars import Context
 from threading import Lock, Semaphore, Thread
 from typing import TYPE_CHECKING, Any
 
-from .effects import PATIENCE
 from .errors import SigningError
-from .local import Entry
+from .local import PATIENCE, Entry
 from .objects import S3Object
 from .resolver import Clock
 from .runner import Runner

@@ -13,13 +13,13 @@ anew by one of those who waited.
 """
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from .epochs import Epochs
 from .errors import SigningError
-from .local import Entry, Flight, Flights, Order, Patience, Table
+from .local import PATIENCE, Entry, Flight, Flights, Order, Patience, Table
 from .metrics import SAMPLED, Counts
 from .objects import S3Object
 from .scope import Scope
@@ -111,8 +111,8 @@ class Effects(Protocol):
     def deadline(self) -> float:
         """Return the instant, on a clock of its own, until which a call that begins now may wait."""
 
-    async def join(self, flight: Flight, deadline: float) -> Entry | SigningError | None:
-        """Wait for *flight* until *deadline*; None: it was abandoned."""
+    async def join(self, flights: Sequence[Flight], deadline: float) -> None:
+        """Wait until *flights* are over, or *deadline* is."""
 
     async def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """`Signs.prepare`, where it may block."""
@@ -268,36 +268,56 @@ class Resolver:
             for portion in effects.portions(wanted):
                 opened, joined = effects.flights.board(portion, order)
                 await effects.launch(opened, self._fly)
-                for flight, is_mine in [*((f, True) for f in opened), *((f, False) for f in joined)]:
-                    answer = await effects.join(flight, deadline)
-                    if answer is None or not (is_mine or self._is_in_force(answer)):
-                        abandoned.append(flight.object)
-                        continue
-                    answers[flight.object] = answer
-                    if not order.is_renewal:
-                        self._take_note(flight.object, answer, scope, is_mine=is_mine)
-                    elif is_mine:
-                        self._count_renewal(flight.object, answer)
+                await effects.join([*opened, *joined], deadline)
+                abandoned += self._collect(opened, answers, order, scope, effects, are_mine=True)
+                abandoned += self._collect(joined, answers, order, scope, effects, are_mine=False)
             wanted = abandoned
         if len(answers) < len(objects):
             for obj, times in Counter(objects).items():
                 _count_joined(answers[obj], scope, times - 1)  # asked for twice in one call
         return [answers[obj] for obj in objects]
 
-    def _take_note(
-        self, obj: S3Object, answer: Entry | SigningError, scope: Scope | None, *, is_mine: bool
-    ) -> None:
-        if isinstance(answer, SigningError):
-            self._counts.of(obj.origin).failed += 1
-            return
-        if not is_mine:
-            _count_joined(answer, scope, 1)
-        _note_age(scope, answer, self._time(), self._monotonic())
-        if scope is not None and answer.object.kind.is_kept:
-            scope.remember(answer)
+    def _collect(
+        self,
+        flights: Sequence[Flight],
+        answers: dict[S3Object, Entry | SigningError],
+        order: Order,
+        scope: Scope | None,
+        effects: Effects,
+        *,
+        are_mine: bool,
+    ) -> list[S3Object]:
+        """Add what *flights* have brought to *answers*; return the objects for which it is of no use."""
+        wall, monotonic = self._time(), self._monotonic()
+        abandoned = []
+        for flight in flights:
+            obj, answer = flight.object, flight.answer
+            if not flight.is_over:
+                # Whoever leads it hangs: let the next one who wants the object lead.
+                effects.flights.abandon([flight])
+                answer = _waited(obj)
+            if answer is None or not (are_mine or self._is_in_force(answer)):
+                abandoned.append(obj)
+                continue
+            answers[obj] = answer
+            if order.is_renewal:
+                if are_mine:
+                    self._count_renewal(obj, answer, wall, monotonic)
+            elif isinstance(answer, SigningError):
+                self._counts.of(obj.origin).failed += 1
+            else:
+                if not are_mine:
+                    _count_joined(answer, scope, 1)
+                if scope is not None:
+                    _note_age(scope, answer, wall, monotonic)
+                    if obj.kind.is_kept:
+                        scope.remember(answer)
+        return abandoned
 
-    def _count_renewal(self, obj: S3Object, answer: Entry | SigningError) -> None:
-        if isinstance(answer, Entry) and answer.is_fresh(self._time(), self._monotonic()):
+    def _count_renewal(
+        self, obj: S3Object, answer: Entry | SigningError, wall: float, monotonic: float
+    ) -> None:
+        if isinstance(answer, Entry) and answer.is_fresh(wall, monotonic):
             answer.tally.refreshed += 1
         else:
             self._counts.of(obj.origin).refresh_failed += 1
@@ -305,96 +325,121 @@ class Resolver:
     async def _fly(self, flights: Sequence[Flight], effects: Effects) -> None:
         """Land every one of *flights*."""
         try:
-            wanting = [flight for flight in flights if not self._land_held(flight, effects)]
+            wanting = self._land_held(flights, effects)
             in_vain = 0
             while wanting and in_vain < _MOST_ATTEMPTS:
                 left = await self._land_some(wanting, effects)
                 in_vain = in_vain + 1 if len(left) == len(wanting) else 0
                 wanting = left  # a batch may have more shapes of URL than plans are kept
-            for flight in wanting:
-                effects.flights.land(flight, _unready(flight.object))
+            effects.flights.land([(flight, _unready(flight.object)) for flight in wanting])
         except Exception as error:  # a defect of ours must not strand those who wait
-            for flight in flights:
-                failure = SigningError(f"resolving failed: {type(error).__name__}")
-                failure.__cause__ = error
-                effects.flights.land(flight, failure)
+            failure = SigningError(f"resolving failed: {type(error).__name__}")
+            failure.__cause__ = error
+            effects.flights.land([(flight, failure) for flight in flights])
         finally:
             effects.flights.abandon(flights)
 
     async def _land_some(self, flights: Sequence[Flight], effects: Effects) -> list[Flight]:
         """Land those of *flights* that can be: by what is shared, else by signing. Return the others."""
-        unready = [f.object for f in flights if not self._signing.is_ready(f.object)]
-        refused = await effects.prepare(unready) if unready else {}
-        for flight in flights:
-            if flight.object in refused:
-                effects.flights.land(flight, refused[flight.object])
-        flights = [flight for flight in flights if flight.object not in refused]
-        common = [flight for flight in flights if self._is_common(flight.object)]
+        kinds = {flight.object.kind: flight.object for flight in flights}  # what is true of one, is of all
+        unready = {kind for kind, obj in kinds.items() if not self._signing.is_ready(obj)}
+        if unready:
+            refused = await effects.prepare([f.object for f in flights if f.object.kind in unready])
+            effects.flights.land([(f, refused[f.object]) for f in flights if f.object in refused])
+            flights = [flight for flight in flights if flight.object not in refused]
+        common = self._common(flights)
         copies = await effects.read(common) if common else {}
-        left, signed = [], {}
+        left, signed, shared, failed = [], {}, [], []
         wall, monotonic = self._time(), self._monotonic()
         for flight in flights:
             entry, version = copies.get(flight.object, (None, None))
             if entry is not None and flight.order.accepts(entry, wall, monotonic):
-                self._land(flight, entry, effects, is_shared=True)
+                shared.append((flight, entry))
                 continue
             answer = self._signing.sign(flight.object, wall, monotonic, flight.order.since)
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:
-                effects.flights.land(flight, answer)
+                failed.append((flight, answer))
             else:
                 left.append(flight)
+        self._land(shared, effects, are_shared=True)
+        effects.flights.land(failed)
         await self._land_signed(signed, effects)
         return left
 
     async def _land_signed(self, signed: Mapping[Flight, Item], effects: Effects) -> None:
-        common = [flight for flight in signed if self._is_common(flight.object)]
+        common = self._common(signed)
         standing: dict[Flight, Entry] = {}
         if common:
             found = await effects.publish(common, [signed[flight] for flight in common])
-            standing = dict(zip(common, found, strict=True))
-        for flight, (own, _, _) in signed.items():
-            entry = standing.get(flight, own)
-            self._land(flight, entry, effects, is_shared=entry is not own)
+            standing = {
+                flight: entry
+                for flight, entry in zip(common, found, strict=True)
+                if entry is not signed[flight].entry
+            }
+        self._land(list(standing.items()), effects, are_shared=True)
+        own = [(flight, item.entry) for flight, item in signed.items() if flight not in standing]
+        self._land(own, effects, are_shared=False)
+
+    def _common(self, flights: Iterable[Flight]) -> list[Flight]:
+        """Return those of *flights* whose URLs are read from the shared cache, and written to it."""
+        kinds = {flight.object.kind: flight.object for flight in flights}
+        common = {kind for kind, obj in kinds.items() if self._is_common(obj)}
+        return [flight for flight in flights if flight.object.kind in common] if common else []
 
     def _is_common(self, obj: S3Object) -> bool:
         """Return whether the URL of *obj* is read from the shared cache, and written to it."""
         return self._is_shared and obj.kind.is_kept and self._signing.is_common(obj)
 
-    def _land_held(self, flight: Flight, effects: Effects) -> bool:
-        """Land *flight* if by now this process holds what will do."""
+    def _land_held(self, flights: Sequence[Flight], effects: Effects) -> list[Flight]:
+        """Land those of *flights* for which by now this process holds what will do; return the others."""
+        wall, monotonic = self._time(), self._monotonic()
+        held, left = [], []
         with self._lock:
-            entry = self._table.get(flight.object)
-            if entry is None or not flight.order.accepts(entry, self._time(), self._monotonic()):
-                return False
-            if not flight.order.is_renewal:
-                entry.used = True
-                entry.tally.from_local += 1
-                if (account := flight.order.patience.account) is not None:
-                    account.from_local += 1
-        effects.flights.land(flight, entry)
-        return True
+            for flight in flights:
+                entry, order = self._table.get(flight.object), flight.order
+                if entry is None or not order.accepts(entry, wall, monotonic):
+                    left.append(flight)
+                    continue
+                held.append((flight, entry))
+                if not order.is_renewal:
+                    entry.used = True
+                    entry.tally.from_local += 1
+                    if (account := order.patience.account) is not None:
+                        account.from_local += 1
+        effects.flights.land(held)
+        return left
 
-    def _land(self, flight: Flight, entry: Entry, effects: Effects, *, is_shared: bool) -> None:
-        """Land *flight* with an *entry* that is new to this process."""
+    def _land(self, found: Sequence[tuple[Flight, Entry]], effects: Effects, *, are_shared: bool) -> None:
+        """Land each flight with an entry that is new to this process."""
+        if not found:
+            return
+        wall = self._time()
+        landed = []
         with self._lock:
-            own, standing = self._early.pop(entry.object, (None, entry))
-            if own is entry:
-                entry = standing
-            if entry.object.kind.is_kept:
-                self._table.put(entry)
-            entry.tally.measured.note_life(entry.end - self._time())
-            account = flight.order.patience.account
-            if is_shared and not flight.order.is_renewal:
-                entry.tally.from_shared += 1
-                if account is not None:
-                    account.from_shared += 1
-            elif not flight.order.is_renewal:
-                entry.tally.from_signer += 1
-                if account is not None:
-                    account.from_signer += 1
-        effects.flights.land(flight, entry)
+            for flight, entry in found:
+                if self._early:
+                    own, standing = self._early.pop(entry.object, (None, entry))
+                    if own is entry:
+                        entry = standing
+                landed.append((flight, entry))
+                tally, order = entry.tally, flight.order
+                if entry.object.kind.is_kept:
+                    self._table.put(entry)
+                tally.measured.note_life(entry.end - wall)
+                if order.is_renewal:
+                    continue
+                account = order.patience.account
+                if are_shared:
+                    tally.from_shared += 1
+                    if account is not None:
+                        account.from_shared += 1
+                else:
+                    tally.from_signer += 1
+                    if account is not None:
+                        account.from_signer += 1
+        effects.flights.land(landed)
 
     # The rest is called with the lock held.
 
@@ -474,6 +519,10 @@ def _note_age(scope: Scope | None, new: Entry, wall: float, monotonic: float) ->
     """Note in *scope* that a *new* URL is no better than AGEING: asking again would not help."""
     if scope is not None and not new.is_fresh(wall, monotonic):
         scope.rest(new.object, monotonic + min(_LONGEST_REST, (new.ageing_until - wall) / 10))
+
+
+def _waited(obj: S3Object) -> SigningError:
+    return SigningError(f"origin {obj.origin!r}: waited {PATIENCE} s for a signature under way")
 
 
 def _unready(obj: S3Object) -> SigningError:

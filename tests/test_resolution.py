@@ -29,7 +29,7 @@ import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 from crowds import Crowd, Outcome, both_ways, in_threads
 
-from presign_middleware import Origin, Presigner, SigningError, effects, local, loops, signing
+from presign_middleware import Origin, Presigner, SigningError, effects, local, loops, resolver, signing
 from presign_middleware.local import Entry, Flight, Flights, Order, Patience
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock
@@ -327,7 +327,7 @@ def test_waiting_has_a_deadline(clock: Clock, monkeypatch: pytest.MonkeyPatch, c
     presigner = Presigner(Keys(clock).origin("media"), clock=clock)
     presigner._flights.board([S3Object.of("media", "media", "", "a", "GET", (), 3600)], ORDER)
     with monkeypatch.context() as patch:
-        for room in (effects, loops):
+        for room in (effects, loops, resolver):
             patch.setattr(room, "PATIENCE", 0.01)
         (failure,) = crowd(presigner, ["s3://media/a"], lambda: None)
     assert isinstance(failure, SigningError)
