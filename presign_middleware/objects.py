@@ -7,7 +7,7 @@ Everything here is pure.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, NamedTuple, Self
@@ -31,7 +31,7 @@ __all__ = [
 Parameters = tuple[tuple[str, str], ...]
 
 #: Format version of cache keys: two versions never read each other's entries.
-KEY_VERSION = "p1"
+KEY_VERSION = "p2"
 
 #: boto3's name of every parameter that can be part of a presigned URL, and its name on the wire.
 SIGNED_PARAMETERS = {
@@ -102,6 +102,37 @@ class Kind(str):
             self.share if share is None else share,
         )
 
+    def cache_keys(self, namespace: str, identity: str, region: str, base: str) -> Callable[[str], str]:
+        """
+        Return what tells, by its key, the name of an object's entry in a cache that processes share.
+
+        *identity* names the credentials' owner (never a temporary access key id). *base*
+        is the URL to which the key is added, and *region* what is signed for: two applications
+        may give one origin's name to different servers. A digest of 67 printable characters:
+        all fields but the last, the key, are length-prefixed, and there are as many of them as
+        the first says, so no two different objects spell the same bytes.
+
+        Raises:
+            UnicodeEncodeError: A field holds a lone surrogate, so there is no name. The function
+                that is returned raises the same for a key.
+        """
+        fields = [namespace, identity, region, base, self.origin, self.bucket, self.form, self.method]
+        fields.append(f"{self.lifetime} {self.share}" if self.share else str(self.lifetime))
+        for name, value in self.params:
+            fields += (name, value)
+        begun = hashlib.sha256(b"%d:" % len(fields))
+        for text in fields:
+            data = text.encode()
+            begun.update(b"%d:" % len(data))
+            begun.update(data)
+
+        def cache_key(key: str) -> str:
+            digest = begun.copy()  # all that the objects of a page have in common is hashed once
+            digest.update(key.encode())
+            return f"{KEY_VERSION}:{digest.hexdigest()}"
+
+        return cache_key
+
 
 class S3Object(NamedTuple):
     """What one URL is for. Two objects that differ in any field never share a URL."""
@@ -166,28 +197,8 @@ class S3Object(NamedTuple):
         return S3Object(self.kind.but(form=form, lifetime=lifetime, share=share), self.key)
 
     def cache_key(self, namespace: str, identity: str, region: str, base: str) -> str:
-        """
-        Return the name of this object's entry in a cache that processes share.
-
-        *identity* names the credentials' owner (never a temporary access key id). *base*
-        is the URL to which the key is added, and *region* what is signed for: two applications
-        may give one origin's name to different servers. A digest of 67 printable characters:
-        fields are length-prefixed, so no two different objects spell the same bytes.
-
-        Raises:
-            UnicodeEncodeError: A field holds a lone surrogate, so there is no key.
-        """
-        fields = [namespace, identity, region, base, self.origin, self.bucket, self.form, self.key]
-        fields.append(self.method)
-        fields.append(f"{self.lifetime} {self.share}" if self.share else str(self.lifetime))
-        for name, value in self.params:
-            fields += (name, value)
-        digest = hashlib.sha256()
-        for text in fields:
-            data = text.encode()
-            digest.update(b"%d:" % len(data))
-            digest.update(data)
-        return f"{KEY_VERSION}:{digest.hexdigest()}"
+        """Return the name of this object's entry in a cache that processes share; see `Kind.cache_keys`."""
+        return self.kind.cache_keys(namespace, identity, region, base)(self.key)
 
 
 def board_key(namespace: str) -> str:

@@ -10,8 +10,9 @@ The shared cache can only help. When it fails nothing is raised: objects are mis
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from math import inf
 from time import monotonic as instant
 from typing import Literal, NamedTuple, Protocol
@@ -23,7 +24,7 @@ from .epochs import Epochs
 from .local import Entry
 from .memcached import Failed, Server, State, Value
 from .metrics import Counts
-from .objects import S3Object, board_key
+from .objects import Kind, S3Object, board_key
 from .plans import DIGEST, Shelf, Signature
 from .policy import FOREVER, Credential
 from .resolver import Clock, Copy, Item
@@ -43,6 +44,9 @@ _MOST_EXCHANGES = 20
 
 #: Servers that are looked at at once.
 _MOST_LOOKING = 16
+
+#: Kinds of URL whose cache keys are begun: parameter values may be without end.
+_MOST_NAMERS = 1_000
 
 #: Seconds that this may take. Nobody waits for it but who has raised an epoch.
 _WRITE_WITHIN = 1.0
@@ -67,13 +71,18 @@ def decode(data: bytes) -> Signature | None:
         return None
     date, access_key, digest, obtained, end, token = found.groups()
     if obtained is None:
-        credential = FOREVER._replace(access_key=access_key)
+        credential = _lasting(access_key)
     else:
         token = None if token == _TOKENLESS else token
         credential = Credential(float(obtained), float(end), "credentials", access_key, token)
         if credential.obtained >= credential.end:
             return None
     return Signature(int(date), digest, credential)
+
+
+@lru_cache(maxsize=64)
+def _lasting(access_key: str) -> Credential:
+    return FOREVER._replace(access_key=access_key)
 
 
 class Look(NamedTuple):
@@ -133,6 +142,7 @@ class Shared:
         self._raised = raised
         self._board = board_key(namespace)
         self._seal = seal
+        self._namers: dict[tuple[Kind, Shelf], Callable[[str], str]] = {}
 
     @property
     def namespace(self) -> str:
@@ -234,9 +244,10 @@ class Shared:
         Gives up at *deadline* (``time.monotonic()``). What is missing has no entry here;
         neither has what is on a server that fails.
         """
-        keys = {key: obj for obj in objects if (key := self._key(obj)) is not None}
+        keys = self._keys(objects)
         found = self._servers.read(list(keys), deadline) if keys else {}
-        return {keys[key]: self._copy(key, keys[key], *value) for key, value in found.items()}
+        wall, monotonic = self._clock.time(), self._clock.monotonic()
+        return {keys[key]: self._copy(key, keys[key], value, wall, monotonic) for key, value in found.items()}
 
     def publish(self, items: Sequence[Item], deadline: float) -> tuple[list[Entry], list[Item]]:
         """
@@ -246,7 +257,8 @@ class Shared:
         where nobody else has. What every process would sign alike is just written.
         """
         standing = {item.entry.object: item.entry for item in items}
-        wanted = {key: item for item in items if (key := self._key(item.entry.object)) is not None}
+        by_object = {item.entry.object: item for item in items}
+        wanted = {key: by_object[obj] for key, obj in self._keys(by_object).items()}
         untold: list[Item] = []
         # Twice, for whoever could not read before: what stands there may be of no use.
         for _ in range(2):
@@ -323,7 +335,7 @@ class Shared:
         left = {}
         for key, value in found.items():
             own, _, accepts = written[key]
-            entry, version = self._copy(key, own.object, *value)
+            entry, version = self._copy(key, own.object, value, wall, monotonic)
             is_worse = (
                 own.is_fresh(wall, monotonic) and entry is not None and not entry.is_fresh(wall, monotonic)
             )
@@ -334,15 +346,28 @@ class Shared:
                 self._counts.shared_adopted += 1
         return left
 
-    def _key(self, obj: S3Object) -> str | None:
-        """Return the cache key of *obj*, or None if it is not shared."""
-        shelf = self._signs.shelf(obj)
-        return None if shelf is None else obj.cache_key(self._namespace, *shelf)
+    def _keys(self, objects: Collection[S3Object]) -> dict[str, S3Object]:
+        """Return *objects* by their cache keys; those that are not shared have none."""
+        kinds = {obj.kind: obj for obj in objects}
+        namers = {kind: self._namer(obj) for kind, obj in kinds.items()}
+        return {namer(obj.key): obj for obj in objects if (namer := namers[obj.kind]) is not None}
 
-    def _copy(self, key: str, obj: S3Object, data: bytes, version: bytes) -> Copy:
+    def _namer(self, obj: S3Object) -> Callable[[str], str] | None:
+        """Return what tells the cache keys of objects of *obj*'s kind; None: they are not shared."""
+        shelf = self._signs.shelf(obj)
+        if shelf is None:
+            return None
+        namer = self._namers.get((obj.kind, shelf))
+        if namer is None:
+            if len(self._namers) >= _MOST_NAMERS:
+                self._namers.clear()
+            namer = self._namers[obj.kind, shelf] = obj.kind.cache_keys(self._namespace, *shelf)
+        return namer
+
+    def _copy(self, key: str, obj: S3Object, value: Value, wall: float, monotonic: float) -> Copy:
+        data, version = value
         plain = self._unsealed(key, data)
         signature = None if plain is None else decode(plain)
-        wall, monotonic = self._clock.time(), self._clock.monotonic()
         entry = signature and self._signs.adopted(obj, signature, wall, monotonic)
         if entry is None:
             self._counts.shared_rejected += 1

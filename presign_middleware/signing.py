@@ -156,7 +156,12 @@ class _PlanRecipe(_Recipe):
     def _entry(
         self, obj: S3Object, url: str, date: int, credential: Credential, offset: float, phase: int
     ) -> Entry:
-        service = Service.of(self._rotation.life(date, credential, phase), date, self._skew)
+        rotation = self._rotation
+        begins_a_window = not (phase - date) % rotation.period
+        if begins_a_window and date <= self._whole_until and credential is self.snapshot.credential:
+            service = self._service
+        else:
+            service = Service.of(rotation.life(date, credential, phase), date, self._skew)
         return Entry(obj, url, date, credential, service, offset, self._tally)
 
     def _composer(self, credential: Credential, day: int) -> Composer:

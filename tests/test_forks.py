@@ -26,7 +26,7 @@ CHILDREN: Final = 8
 BATCH: Final = 500
 READS: Final = int(os.environ.get("FORKED_READS", "160_000"))
 
-KEYS: Final = [f"p1:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in range(5_000)]
+KEYS: Final = [f"p2:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in range(5_000)]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from presign_middleware.testing import Memcached
 PATIENCE: Final = 1.0  # seconds, of those tests that need it to end
 
 TARGETS: Final = [f"s3://media/{number}" for number in range(100)]
-KEYS: Final = [f"p1:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in range(300)]
+KEYS: Final = [f"p2:{hashlib.sha256(b'%d' % number).hexdigest()}" for number in range(300)]
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_large_commands_and_answers(reals: list[Memcached], monkeypatch: pytest.
     """M7: megabytes in both directions, more than any buffer between holds, arrive whole."""
     monkeypatch.setattr(memcached, "_CHUNK", 1000)
     servers = Servers(Addresses.parse(setting(reals[:3])), Counts())
-    values = {f"p1:{hashlib.sha256(b'%d' % n).hexdigest()}": b"%d" % n * 10_000 for n in range(300)}
+    values = {f"p2:{hashlib.sha256(b'%d' % n).hexdigest()}": b"%d" % n * 10_000 for n in range(300)}
 
     def write(client: Client, items: Any) -> list[str]:
         for key, value in items.items():

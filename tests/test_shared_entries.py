@@ -77,7 +77,7 @@ def test_memcacheds_key(fake: FakeMemcached, fleet: Fleet, key: str) -> None:
     target = f"s3://media/{key}" if ".." not in key else f"s3://media/{key.replace('..', '')}"
     presigner.url(target)
     (name,) = fake.values
-    assert re.fullmatch(r"p1:[!-~]{1,247}", name)
+    assert re.fullmatch(r"p2:[!-~]{1,247}", name)
 
 
 def test_no_key_no_cache(fake: FakeMemcached, fleet: Fleet) -> None:
