@@ -135,14 +135,6 @@ class Targets:
             return obj.but(form=self.located(f"{obj.form}{quote_key(obj.key)}").form)
         return obj
 
-    def is_left(self, url: str) -> bool:
-        """Return whether *url* is at an endpoint of a region that its origin has left."""
-        if not self._former:
-            return False
-        with suppress(NotCovered):
-            return not self.located(url).form
-        return False
-
     def fallback(self, obj: S3Object, name: str | None = None) -> S3Object | None:
         """
         Return where *obj* is looked for if its origin has it not; None: nowhere else.
