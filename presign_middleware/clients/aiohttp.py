@@ -227,7 +227,7 @@ async def _healed(
     while True:
         response = await _answered(request, attempt, handler)
         attempt = own.pop(_SENT, None)
-        headers = _lowered(response.headers)
+        headers = _lowered(response.headers) if attempt is not None else {}
         if attempt is None or not attempt.heard(response.status, headers):
             if write is not None:
                 await write.aheard(response.status, partial(_read, response))

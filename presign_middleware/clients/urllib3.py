@@ -273,8 +273,10 @@ def following(fetch: Fetch, response: Any) -> str | None:
     write, fetch.write = fetch.write, None
     if write is not None:
         write.heard(response.status, partial(_read, response))
+    if attempt is None:
+        return None
     headers = lowered(response.headers)
-    if attempt is None or not attempt.heard(response.status, headers):
+    if not attempt.heard(response.status, headers):
         return None
     following = attempt.again(Reply(response.status, headers, _read(response)))
     if following is None or not fetch.can_be_sent_again:
