@@ -31,7 +31,7 @@ from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
 from ..scope import paused
-from .catching import Marks, bare, deciding, explained, judge, unsigned, written
+from .catching import Marks, bare, deciding, explained, is_elsewhere, judge, unsigned, written
 from .hooking import Hooks
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ async def _healed(
     own, asked = vars(request), str(request.url)
     attempt: Attempt | None = None
     write = written(presigner, request.method, asked)
-    if any(one.catching.is_elsewhere(asked, request.method) for one in _deciders(presigner)):
+    if is_elsewhere(presigner, asked, request.method):
         catch = _judged(presigner, request, _given.get().get(asked, asked))
         attempt = await catch.asign("aiohttp") if catch is not None else None
     while True:
@@ -269,10 +269,6 @@ async def _read(response: Any) -> bytes:
 
 def _is_repeatable(body: Any) -> bool:
     return isinstance(body, import_module("aiohttp").BytesPayload)
-
-
-def _deciders(presigner: Presigner | None) -> tuple[Presigner, ...]:
-    return (presigner,) if presigner is not None else deciding()
 
 
 def _lowered(headers: Any) -> dict[str, str]:

@@ -17,7 +17,18 @@ from ..redaction import redact
 from ..scope import ambient, catching, current
 from ..writing import METHODS, Write, written_to
 
-__all__ = ["Mark", "Marks", "bare", "deciding", "explained", "judge", "unheard", "unsigned", "written"]
+__all__ = [
+    "Mark",
+    "Marks",
+    "bare",
+    "deciding",
+    "explained",
+    "is_elsewhere",
+    "judge",
+    "unheard",
+    "unsigned",
+    "written",
+]
 
 T = TypeVar("T")
 
@@ -95,9 +106,9 @@ def written(presigner: Presigner | None, method: str, *urls: str) -> Write | Non
     None, mostly: it writes none, or no origin of a presigner that may decide wants to know. To be
     asked of each hop: it is the one which S3 answers that counts.
     """
-    if method not in METHODS or not catching() or _unheard.get():
+    if method not in METHODS or _unheard.get():
         return None
-    takers = [one.writing for one in ((presigner,) if presigner else deciding()) if one.writing.is_wanted]
+    takers = [one.writing for one in deciding(presigner) if one.writing.is_wanted]
     targets = [bare for url in urls if (bare := written_to(method, url)) is not None] if takers else []
     parts = [(taker, objects) for taker in takers if (objects := taker.objects(targets))]
     return Write(parts) if parts else None
@@ -120,10 +131,15 @@ def unsigned(presigner: Presigner | None, url: str) -> str | None:
 
     For clients that log a URL, or keep it, before it comes to `judge`, which is to get *url* itself.
     """
-    if "X-Amz-Signature=" not in url or not catching():
+    if "X-Amz-Signature=" not in url:
         return None
-    candidates = (presigner,) if presigner else deciding()
-    return next((bare for one in candidates if (bare := one.catching.unsigned(url)) is not None), None)
+    found = (one.catching.unsigned(url) for one in deciding(presigner))
+    return next((bare for bare in found if bare is not None), None)
+
+
+def is_elsewhere(presigner: Presigner | None, url: str, method: str) -> bool:
+    """Return whether a presigner that may decide has *url* asked for at another place than it says."""
+    return any(one.catching.is_elsewhere(url, method) for one in deciding(presigner))
 
 
 def bare(url: str) -> str:
@@ -149,10 +165,16 @@ def _raise_explained(raising: Callable[..., Any], response: Any, note: str) -> A
         raise
 
 
-def deciding() -> tuple[Presigner, ...]:
-    """Return the presigners that hooks ask here: that of the scope, else the ambient ones."""
+def deciding(presigner: Presigner | None = None) -> tuple[Presigner, ...]:
+    """
+    Return the presigners that are asked here: that of an adapter, or of the scope, else the ambient ones.
+
+    *presigner* is as `judge` has it.
+    """
     if not catching():
         return ()
+    if presigner is not None:
+        return (presigner,)
     scope = current()
     return tuple(ambient) if scope is None else (scope.presigner,)
 

@@ -26,7 +26,7 @@ from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
 from ..writing import Write
-from .catching import Marks, bare, deciding, judge, unsigned, written
+from .catching import Marks, bare, is_elsewhere, judge, unsigned, written
 from .hooking import Hooks
 
 __all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted", "opened", "send", "wire"]
@@ -66,10 +66,7 @@ class Fetch:
 
     def elsewhere(self, url: str, method: str, headers: Mapping[Any, Any]) -> str | None:
         """Return what `located` does, if *url* is not to be asked for where it says."""
-        deciders = (self.presigner,) if self.presigner else deciding()
-        if any(one.catching.is_elsewhere(url, method) for one in deciders):
-            return self.located(url, method, headers)
-        return None
+        return self.located(url, method, headers) if is_elsewhere(self.presigner, url, method) else None
 
     def located(self, url: str, method: str, headers: Mapping[Any, Any]) -> str | None:
         """Return the unsigned URL at which *url* is to be asked for, now signed; None: it is not."""
