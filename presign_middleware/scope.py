@@ -10,13 +10,26 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .account import Account
 from .local import Entry, Patience
 from .objects import S3Object
 
-__all__ = ["Scope", "Setting", "ambient", "catching", "current", "given", "paused", "setting", "swap"]
+__all__ = [
+    "Holding",
+    "Scope",
+    "Setting",
+    "ambient",
+    "catching",
+    "current",
+    "given",
+    "paused",
+    "setting",
+    "swap",
+]
+
+T = TypeVar("T")
 
 #: A scope that serves a websocket or a job for hours must not grow without bound.
 MOST_OBJECTS = 10_000
@@ -216,6 +229,24 @@ def catching() -> bool:
     return not _paused.get()
 
 
+class Holding(Generic[T]):
+    """A context manager in which *variable* is *value*; to be entered once."""
+
+    # A class, since each fetch enters a few: a generator takes more than twice as long.
+    __slots__ = ("_before", "_value", "_variable")
+
+    def __init__(self, variable: ContextVar[T], value: T) -> None:
+        self._variable = variable
+        self._value = value
+
+    def __enter__(self) -> None:
+        self._before = self._variable.get()
+        self._variable.set(self._value)
+
+    def __exit__(self, *exc: object) -> None:
+        self._variable.set(self._before)  # not reset(): a generator may be closed in another context
+
+
 @contextmanager
 def paused() -> Iterator[None]:
     """
@@ -225,9 +256,5 @@ def paused() -> Iterator[None]:
     does not before Python 3.14: enter ``paused()`` in its target. In a sync generator each part
     of which is taken in a thread, as Starlette and FastAPI do, it ends at the next ``yield``.
     """
-    before = _paused.get()
-    _paused.set(True)
-    try:
+    with Holding(_paused, True):
         yield
-    finally:
-        _paused.set(before)  # not reset(): an async generator may be closed in another context

@@ -30,7 +30,7 @@ from ..catching import Catch
 from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
-from ..scope import paused
+from ..scope import Holding, paused
 from .catching import Marks, bare, deciding, explained, is_elsewhere, judge, unsigned, written
 from .hooking import Hooks
 
@@ -282,12 +282,8 @@ def _shown(presigner: Presigner | None, url: str) -> Iterator[str | None]:
     if shown is None:
         yield None
         return
-    before = _given.get()
-    _given.set({**before, shown: url})
-    try:
+    with Holding(_given, {**_given.get(), shown: url}):
         yield shown
-    finally:
-        _given.set(before)
 
 
 def _show(request: Any, url: str) -> None:

@@ -4,8 +4,8 @@ Which presigner decides about an outgoing fetch: what every client asks first.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from ..catching import Catch
 from ..healing import Attempt
 from ..presigner import Presigner
 from ..redaction import redact
-from ..scope import ambient, catching, current
+from ..scope import Holding, ambient, catching, current
 from ..writing import METHODS, Write, written_to
 
 __all__ = [
@@ -114,15 +114,13 @@ def written(presigner: Presigner | None, method: str, *urls: str) -> Write | Non
     return Write(parts) if parts else None
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Have `written` say nothing inside: for a client that sends through another that is hooked too."""
-    before = _unheard.get()
-    _unheard.set(True)
-    try:
-        yield
-    finally:
-        _unheard.set(before)
+def unheard() -> AbstractContextManager[None]:
+    """
+    Return a context manager in which `written` says nothing.
+
+    For a client that sends through another that is hooked too.
+    """
+    return Holding(_unheard, True)
 
 
 def unsigned(presigner: Presigner | None, url: str) -> str | None:

@@ -21,9 +21,10 @@ from urllib.parse import quote, urljoin
 from ..errors import ConfigurationError
 from ..presigner import Presigner
 from ..redaction import redact
+from ..scope import Holding
 from .catching import Marks, explained, unsigned
 from .hooking import Hooks
-from .urllib3 import Fetch, following, hooked, mounted, opened, send, wire
+from .urllib3 import Fetch, following, hooked, mounted, send, wire
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -84,7 +85,7 @@ class PresignAdapter(_Adapter):
             place = self._located(request, asked, fetch)
         else:
             request.url = fetch.shown(asked)
-        with opened(mounted, fetch):
+        with Holding(mounted, fetch):
             response: Any = _sent(self._inner.send, request, fetch, place, *args, **kwargs)
         response.connection = self  # for an auth that sends again
         answer: Response = response
@@ -156,7 +157,7 @@ class RequestsHooks:
             trail = _trail(request)
             fetch = Fetch(None, trail.marks, trail.given, "requests")
             request.url = fetch.shown(request.url)
-            with opened(hooked, fetch):
+            with Holding(hooked, fetch):
                 return _sent(partial(original, adapter), request, fetch, None, *args, **kwargs)
 
         return send

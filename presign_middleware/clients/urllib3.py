@@ -13,8 +13,7 @@ What can go wrong:
 * ``http.client``'s ``debuglevel`` prints what goes to the socket, hence the signature.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from io import BufferedReader, RawIOBase
@@ -25,11 +24,12 @@ from ..errors import SigningError
 from ..healing import Attempt
 from ..presigner import Presigner
 from ..refusals import MOST_READ, Reply
+from ..scope import Holding
 from ..writing import Write
 from .catching import Marks, bare, is_elsewhere, judge, unsigned, written
 from .hooking import Hooks
 
-__all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted", "opened", "send", "wire"]
+__all__ = ["Fetch", "Urllib3Hooks", "following", "hooked", "lowered", "mounted", "send", "wire"]
 
 
 class Fetch:
@@ -95,17 +95,6 @@ hooked: ContextVar[Fetch | None] = ContextVar("presign_hooked", default=None)
 mounted: ContextVar[Fetch | None] = ContextVar("presign_mounted", default=None)
 
 
-@contextmanager
-def opened(place: ContextVar[Fetch | None], fetch: Fetch | None) -> Iterator[None]:
-    """Have *fetch* be the present one inside."""
-    before = place.get()
-    place.set(fetch)
-    try:
-        yield
-    finally:
-        place.set(before)
-
-
 class Urllib3Hooks:
     """The hooks on urllib3: every pool's and pool manager's, made before or after."""
 
@@ -127,7 +116,7 @@ class Urllib3Hooks:
             if not self._hooks.active:
                 return original(manager, method, url, *args, **kwargs)
             fetch = hooked.get() or Fetch()  # it calls itself for a redirect
-            with opened(hooked, fetch):
+            with Holding(hooked, fetch):
                 shown = fetch.shown(url)
                 place = fetch.elsewhere(shown, method, kwargs.get("headers") or manager.headers)
                 response = original(manager, method, place or shown, *args, **kwargs)
@@ -145,7 +134,7 @@ class Urllib3Hooks:
                 return original(pool, method, url, *args, **kwargs)
             outer = hooked.get()  # a manager's or requests', or it calls itself for a retry
             fetch = outer or Fetch()
-            with opened(hooked, fetch):
+            with Holding(hooked, fetch):
                 shown = url
                 if url.startswith("/") and "X-Amz-Signature=" in url:
                     shown = _target(fetch.shown(_url(pool.scheme, pool.host, pool.port, url)))
@@ -198,7 +187,7 @@ class Wire:
                 fetch = hooked.get()
                 if fetch is None or not hooks.active or _is_botocores(connection):
                     return original(connection, *args, **kwargs)
-                with opened(hooked, None):
+                with Holding(hooked, None):
                     return send(fetch, original, connection, *args, **kwargs)
 
             return request
@@ -226,7 +215,7 @@ def send(
     for a proxy. Raises SigningError, before anything is sent.
     """
     asked = url if not url.startswith("/") else _url(*_peer(connection), url)
-    with opened(hooked, None):
+    with Holding(hooked, None):
         fetch.attempt = fetch.ready.get(asked) or _attempt(fetch, asked, method, headers)
     fetch.write = written(fetch.presigner, method, asked)
     fetch.can_be_sent_again = body is None or isinstance(body, (bytes, str))
@@ -248,7 +237,7 @@ def send(
 
     connection._encode_request = encode_signed  # of this one connection, which one thread uses at a time
     try:
-        with opened(hooked, None):  # an adapter has signed: a hook below is not to sign again
+        with Holding(hooked, None):  # an adapter has signed: a hook below is not to sign again
             return original(connection, method, url, body, headers, **options)
     finally:
         del connection._encode_request
