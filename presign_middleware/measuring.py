@@ -7,10 +7,11 @@ sources of credentials.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from math import inf
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .credentials import Sources
 from .local import Table
@@ -52,7 +53,7 @@ class Measuring:
         self._sources = sources
         self._shared = shared
         self._asking = Lock()
-        self._told: Mapping[str, Mapping[str, int]] = {}  # what servers have told of themselves, last
+        self._told: Mapping[str, Mapping[str, Any]] = {}  # what servers have told of themselves, last
 
     def ask_servers(self) -> None:
         """Have a thread ask the memcached servers of themselves, if none is at it. Returns at once."""
@@ -73,8 +74,9 @@ class Measuring:
     def told(self, what: str) -> Iterator[Point]:
         """Yield what servers have told of themselves by the name that memcached has for it."""
         for name, said in self._told.items():
-            if what in said:
-                yield (name,), float(said[what])
+            value = said.get(what)
+            if isinstance(value, int):
+                yield (name,), float(value)
 
     def ends(self) -> Iterator[Point]:
         """
@@ -102,10 +104,8 @@ class Measuring:
         try:
             for server in islice(self._shared.servers() if self._shared else (), _MOST_LABELS):
                 if not server.has_failed:
-                    try:
-                        told[server.name] = server.tells()
-                    except Exception:  # of the resolver, the socket, pymemcache: requests will notice, too
-                        continue
+                    with suppress(Exception):  # that it failed: requests will notice, too
+                        told[server.name] = server.state().stats
             self._told = told
         finally:
             self._asking.release()

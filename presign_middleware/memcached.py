@@ -84,7 +84,7 @@ class State(NamedTuple):
     version: str
     round_trip: float  #: seconds
     stats: dict[str, Any]  #: as memcached's ``stats`` names them; numbers are numbers
-    value: bytes | None  #: what stands under the key that was asked for
+    value: bytes | None  #: what stands under the key that was asked for, if one was
 
 
 #: What stands under a key, and its version.
@@ -282,7 +282,7 @@ class Server:
         """Whether nobody on the way can read what is said: there is TLS, or no way."""
         return self._tls is not None or self._address.port is None
 
-    def state(self, key: str) -> State:
+    def state(self, key: str | None = None) -> State:
         """
         Return what the server tells of itself, and has under *key*. Blocks for some seconds at most.
 
@@ -298,7 +298,8 @@ class Server:
             version = client.version()
             round_trip = monotonic() - began
             stats = {name.decode(): _text(value) for name, value in client.stats().items()}
-            return State(version.decode(), round_trip, stats, client.get(key))
+            value = None if key is None else client.get(key)
+            return State(version.decode(), round_trip, stats, value)
         except Exception as error:  # of the resolver, the socket, pymemcache
             raise Failed(type(error).__name__) from error
         finally:
@@ -309,15 +310,6 @@ class Server:
     def has_failed(self) -> bool:
         """Whether the breaker is open."""
         return self._is_open
-
-    def tells(self) -> dict[str, int]:
-        """Return what it tells of itself, on a connection of its own. May block for seconds; raises."""
-        client = self._connected()
-        try:
-            said = client.stats()
-        finally:
-            client.close()
-        return {name.decode(): value for name, value in said.items() if isinstance(value, int)}
 
     @property
     def down_for(self) -> float | None:
