@@ -36,30 +36,31 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install -qq --editable '.[demo]' --group dev
 	@touch $@
 
+# Of the shell, for one recipe line: fetch the package $(1), as root or with a sudo that asks for nothing, and say
+# nothing. dnf and apk are tried for memcached alone, which the demo wants as well.
+define fetch
+if [ "$$(id -u)" = 0 ]; then may=env; \
+elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
+else may=; fi; \
+if command -v brew >/dev/null; then brew install --quiet $(1); \
+elif [ -z "$$may" ]; then :; \
+elif command -v apt-get >/dev/null; then $$may apt-get -qq update; \
+$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $(1); \
+elif [ $(1) != memcached ]; then :; \
+elif command -v dnf >/dev/null; then $$may dnf -q -y install $(1); \
+elif command -v apk >/dev/null; then $$may apk add -q $(1); \
+fi >/dev/null 2>&1 </dev/null
+endef
+
 memcached: ## fetch memcached with the system's package manager, if it is absent
 	@if command -v memcached >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then may=env; \
-	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
-	else may=; fi; \
-	if command -v brew >/dev/null; then brew install --quiet memcached; \
-	elif [ -z "$$may" ]; then :; \
-	elif command -v apt-get >/dev/null; then $$may apt-get -qq update; \
-	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install memcached; \
-	elif command -v dnf >/dev/null; then $$may dnf -q -y install memcached; \
-	elif command -v apk >/dev/null; then $$may apk add -q memcached; \
-	fi >/dev/null 2>&1 </dev/null; \
+	$(call fetch,memcached); \
 	command -v memcached >/dev/null || \
 	echo 'memcached is absent and could not be installed: the demo runs without it, its tests cannot. Install it by hand.' >&2
 
 prometheus: ## fetch Prometheus with the system's package manager, if it is absent
 	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then may=env; \
-	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
-	else may=; fi; \
-	if command -v brew >/dev/null; then brew install --quiet prometheus; \
-	elif [ -n "$$may" ] && command -v apt-get >/dev/null; then $$may apt-get -qq update; \
-	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install prometheus; \
-	fi >/dev/null 2>&1 </dev/null || true
+	$(call fetch,prometheus) || true
 
 demo: install memcached ## measure a gallery before and after on a real S3 server, then serve it
 	@$(BIN)/python -m presign_middleware demo $(ARGS)
@@ -97,13 +98,7 @@ check: install ## lint, formatting, types and layers
 
 wrk: ## fetch the load generator of the benchmarks with the system's package manager, if it is absent
 	@if command -v wrk >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ]; then may=env; \
-	elif sudo -n true >/dev/null 2>&1; then may='sudo -n env'; \
-	else may=; fi; \
-	if command -v brew >/dev/null; then brew install --quiet wrk; \
-	elif [ -n "$$may" ] && command -v apt-get >/dev/null; then $$may apt-get -qq update; \
-	$$may DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install wrk; \
-	fi >/dev/null 2>&1 </dev/null || true
+	$(call fetch,wrk) || true
 
 bench: install memcached wrk ## measure it beside its peers, in 10 minutes: ARGS="--quick", "--only load --json PATH"
 	@$(BIN)/python -m pip install -qq --group bench
