@@ -4,6 +4,7 @@ where they came from. The same for ASGI and WSGI.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from .account import Account
 from .freshness import REDIRECTS, limits
@@ -22,6 +23,13 @@ class Telling:
         self._presigner = presigner
         self._freshness = freshness
         self._diagnostics = diagnostics
+
+    @classmethod
+    def of(cls, presigner: Presigner, *, freshness: bool, diagnostics: bool) -> Self | None:
+        """Return what tells what is wanted; None: nothing is."""
+        if not freshness and not diagnostics:
+            return None
+        return cls(presigner, freshness=freshness, diagnostics=diagnostics)
 
     def changes(
         self, account: Account, request: Scope, status: int, lines: Mapping[str, Sequence[str]]

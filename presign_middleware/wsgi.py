@@ -63,9 +63,7 @@ class PresignMiddleware:
     ) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
-        self._telling: Telling | None = None
-        if freshness or diagnostics:
-            self._telling = Telling(self.presigner, freshness=freshness, diagnostics=diagnostics)
+        self._telling = Telling.of(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
