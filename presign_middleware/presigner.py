@@ -126,104 +126,54 @@ class Presigner:
     def _open(self, parent: Epochs | None = None) -> None:
         """Make what belongs to one process: counters, URLs, locks, threads, flights."""
         # As they are configured: what S3 tells of them is learned anew in each process.
-        self.origins = {origin.name: origin for origin in self._configured}
-        origins, clock = self._configured, self._clock
+        origins, policy, namespace, clock = self._configured, self.policy, self._namespace, self._clock
+        self.origins = {origin.name: origin for origin in origins}
         #: Whether links may lead elsewhere for a while, so that a text alone names no URL.
         self.falls_back = any(origin.fallback for origin in origins)
-        self._targets = Targets(origins)
-        self.counts = Counts.by_origin(self.origins)
-        self._table = Table(self._local_size, self.counts)
-        self._flights = Flights()
+        self._time, self._monotonic = clock.time, clock.monotonic
+        self.counts = counts = Counts.by_origin(self.origins)
+        self._targets = targets = Targets(origins)
+        self._table = table = Table(self._local_size, counts)
+        self._flights = flights = Flights()
         skews = {origin.name: origin.policy.skew for origin in origins if origin.policy}
-        lag, is_shared = self.policy.invalidation_lag, self._shared is not None
-        self._epochs = Epochs(skews, lag, self.counts, is_shared=is_shared, parent=parent)
-        self._signing = signing = Signing(origins, self.counts, clock, self._epochs)
+        lag, is_shared = policy.invalidation_lag, self._shared is not None
+        self._epochs = epochs = Epochs(skews, lag, counts, is_shared=is_shared, parent=parent)
+        self._signing = signing = Signing(origins, counts, clock, epochs)
         resolver = Resolver(
-            signing,
-            self._table,
-            self._flights,
-            self.counts,
-            clock,
-            epochs=self._epochs,
-            is_shared=is_shared,
-            note=self._note,
+            signing, table, flights, counts, clock, epochs=epochs, is_shared=is_shared, note=self._note
         )
         shared = None
         if self._shared is not None:
             from .shared import Shared  # which imports pymemcache
 
             shared = Shared(
-                self._shared,
-                self._namespace,
-                signing,
-                self._epochs,
-                resolver.forget,
-                self._seal,
-                self.counts,
-                clock,
+                self._shared, namespace, signing, epochs, resolver.forget, self._seal, counts, clock
             )
         #: The memcached servers and what lies in them; None: there are none.
         self.shared = shared
-        self._runner = Runner(
-            resolver,
-            signing,
-            self._flights,
-            self.counts,
-            clock,
-            self._epochs,
-            shared,
-            self.policy.shared_patience,
-            self._note,
+        patience = policy.shared_patience
+        self._runner = runner = Runner(
+            resolver, signing, flights, counts, clock, epochs, shared, patience, self._note
         )
-        held = self._relied if is_shared else self._table.by_alias
-        self._arms = Arms(
-            self._rollout, self._runner, signing, self.counts, clock, self._note, held, self._rely
-        )
-        self.healing = Healing(
-            self.origins,
-            self._targets,
-            signing,
-            self._runner,
-            self._arms,
-            self._epochs,
-            self.counts,
-            clock,
-            self._scope,
-            self._short,
+        held = self._relied if is_shared else table.by_alias
+        self._arms = arms = Arms(self._rollout, runner, signing, counts, clock, self._note, held, self._rely)
+        self.healing = healing = Healing(
+            self.origins, targets, signing, runner, arms, epochs, counts, clock, self._scope, self._short
         )
         self.explaining = Explaining(
-            self._targets,
-            self._table,
-            signing,
-            self.healing,
-            resolver,
-            self._epochs,
-            self._arms,
-            shared,
-            self._namespace,
-            clock,
-            self._scope,
+            targets, table, signing, healing, resolver, epochs, arms, shared, namespace, clock, self._scope
         )
-        self.measuring = Measuring(self.counts, self._table, self._local_size, signing.sources, shared)
+        self.measuring = Measuring(counts, table, self._local_size, signing.sources, shared)
         self.presence = Presence(
-            self.counts,
-            self._table,
-            signing,
-            self.healing,
-            lambda: list(self.origins),
-            shared,
-            self._namespace,
-            clock,
+            counts, table, signing, healing, lambda: list(self.origins), shared, namespace, clock
         )
         if self._is_shown:
             self.presence.begin()
-        self.renewals = Renewals(self._runner, self._table.get, clock, self.policy.refresh_limit)
-        self._time = clock.time
-        self._monotonic = clock.monotonic
-        self.catching = Catching(self._targets, self._table, self.healing, self.counts)
-        self.answering = Answering(self._targets, signing, self._runner, self._arms, self.counts, self._scope)
-        self.linking = Linking(self._targets, self.healing, self._arms, self._scope)
-        self.writing = Writing(origins, self._targets, self._runner, self._invalidation, self.counts)
+        self.renewals = Renewals(runner, table.get, clock, policy.refresh_limit)
+        self.catching = Catching(targets, table, healing, counts)
+        self.answering = Answering(targets, signing, runner, arms, counts, self._scope)
+        self.linking = Linking(targets, healing, arms, self._scope)
+        self.writing = Writing(origins, targets, runner, self._invalidation, counts)
 
     @classmethod
     def from_env(cls) -> "Presigner":
