@@ -20,7 +20,7 @@ from fleet import Fleet
 from ways import SIGNED, Door, opened
 
 from presign_middleware import memcached as memcached_room
-from presign_middleware.testing import Clock, SeaweedFS
+from presign_middleware.testing import Clock, Memcached, SeaweedFS
 
 # How long an example takes is no fact of the library's: a busy machine may take any time for it.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -58,6 +58,13 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def own() -> Iterator[Memcached]:
+    """Give a real memcached that a test may end as it likes."""
+    with Memcached() as server:
+        yield server
 
 
 @pytest.fixture

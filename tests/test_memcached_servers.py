@@ -45,13 +45,6 @@ def connect() -> Iterator[Connect]:
 
 
 @pytest.fixture
-def own() -> Iterator[Memcached]:
-    """Give a real memcached that a test may end as it likes."""
-    with Memcached() as server:
-        yield server
-
-
-@pytest.fixture
 def proxy(memcached: Memcached) -> Iterator[Proxy]:
     with Proxy(memcached.address) as server:
         yield server

@@ -35,13 +35,6 @@ TARGETS: Final = [f"s3://media/{number}" for number in range(20)]
 
 
 @pytest.fixture
-def own() -> Iterator[Memcached]:
-    """Give a real memcached that a test may end as it likes."""
-    with Memcached() as server:
-        yield server
-
-
-@pytest.fixture
 def always_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause between two attempts to reach a server that failed."""
     monkeypatch.setattr(memcached, "_LONGEST_PAUSE", 0.0)
