@@ -67,6 +67,16 @@ def fields(explanation: Explanation, *names: str) -> tuple[Any, ...]:
     return tuple([getattr(explanation, name) for name in names])
 
 
+def bereft(fleet: Fleet, own: Memcached) -> Presigner:
+    """Return a presigner that has shared URLs through *own*, and has met it dead."""
+    presigner = fleet.member(own.url, fleet.session("ASIAONE"))
+    presigner.url("s3://media/a")
+    let_publish(presigner)
+    own.kill()
+    presigner.url("s3://media/b")
+    return presigner
+
+
 # Which object.
 
 
@@ -295,14 +305,9 @@ def test_a_shared_cache_that_is_up(memcached: Memcached, fleet: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("never_trying")
-def test_a_shared_cache_that_is_down(fleet: Fleet) -> None:
+def test_a_shared_cache_that_is_down(fleet: Fleet, own: Memcached) -> None:
     """M1: while memcached is not asked because it failed, the signer answers."""
-    with Memcached() as own:
-        presigner = fleet.member(own.url, fleet.session("ASIAONE"))
-        presigner.url("s3://media/a")
-        let_publish(presigner)
-        own.kill()
-        presigner.url("s3://media/b")
+    presigner = bereft(fleet, own)
     assert fields(presigner.explain("s3://media/c"), "shared", "tier") == ("down", "signer")
 
 
@@ -543,14 +548,11 @@ def test_no_server_is_asked(
     assert fake.commands == before
 
 
-def test_no_server_that_failed_is_probed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_that_failed_is_probed(
+    fleet: Fleet, own: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """M1: explaining begins no probe, though it is time for one, and does not count as skipped."""
-    with Memcached() as own:
-        presigner = fleet.member(own.url, fleet.session("ASIAONE"))
-        presigner.url("s3://media/a")
-        let_publish(presigner)
-        own.kill()
-        presigner.url("s3://media/b")
+    presigner = bereft(fleet, own)
     (server,) = presigner._runner._sharing._shared._servers.each()  # type: ignore[union-attr]
     eventually(lambda: not server._connecting)
     server._retry_at = 0.0
