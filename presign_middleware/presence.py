@@ -29,6 +29,7 @@ from .signing import Signing
 from .worker import BUCKETS, SLOT, SLOTS, Held, Row, Worker, bucket
 
 if TYPE_CHECKING:
+    from .memcached import Server
     from .shared import Notes, Post
 
 __all__ = ["Presence"]
@@ -60,7 +61,7 @@ class Notices(Protocol):
 
     def notes(self, keys: list[str], deadline: float, post: "Post | None" = None) -> "Notes | None": ...
 
-    def states(self) -> dict[str, float | None]: ...
+    def servers(self) -> "tuple[Server, ...]": ...
 
 
 class Presence:
@@ -147,7 +148,7 @@ class Presence:
             ages=self._ages(),
             history=self._history.copy(),
             origins={name: self._held(name) for name in self._origins()[:_MOST_ORIGINS]},
-            servers={} if self._shared is None else self._shared.states(),
+            servers={one.name: one.down_for for one in self._shared.servers()} if self._shared else {},
             round_trip=self._round_trip,
             happenings=happenings(_MOST_HAPPENINGS),
         )

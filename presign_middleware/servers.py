@@ -148,10 +148,6 @@ class Servers:
             return self._discovery is not None and self._discovery.has_failed
         return all(server.has_failed for server in servers)
 
-    def states(self) -> dict[str, float | None]:
-        """Return for how many seconds each server has been down, by name; None: it is up. No I/O."""
-        return {name: server.down_for for name, server in self._servers.items()}
-
     def connect(self) -> None:
         """Begin to connect to each, in the background."""
         for server in self.each():

@@ -198,10 +198,6 @@ class Shared:
         """Begin to connect, in the background."""
         self._servers.connect()
 
-    def states(self) -> dict[str, float | None]:
-        """Return for how many seconds each server has been down, by name; None: it is up. No I/O."""
-        return self._servers.states()
-
     def notes(self, keys: Sequence[str], deadline: float, post: Post | None = None) -> Notes | None:
         """
         Return what stands under *keys*, which are nobody's entries; None: not all servers have answered.
