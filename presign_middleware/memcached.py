@@ -123,20 +123,26 @@ class Connection:
         self._heard: deque[bytes] = deque()  # of the answer, that the client has yet to receive
         self._tail = b""
         self._failure: OSError | None = None
+        self._is_plain = tls is None
+        self._poll = select.poll()
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
             if family != socket.AF_UNIX:
                 # Or several writes and a read would wait for each other's acknowledgements.
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._limit()
+            self._socket.settimeout(self._left())
             self._socket.connect(where)
             if tls is not None:
-                self._limit()
+                self._socket.settimeout(self._left())
                 self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+            # For good: to set a timeout, and to wait before each call as sockets with one do,
+            # takes longer than all else that is done here for one answer.
+            self._socket.settimeout(0)
         except BaseException:
             self.close()
             raise
         self.fileno = self._socket.fileno
+        self._poll.register(self._socket, select.POLLIN)
 
     # -- as pymemcache uses it
 
@@ -156,10 +162,18 @@ class Connection:
         if self._failure is not None:
             raise self._failure
         self.flush()
-        self._limit()
-        data = self._socket.recv(size)
-        self.has_answered = True
-        return data
+        if self._is_plain:  # what has just been asked for is not there yet; of TLS, something may be
+            self._wait(select.POLLIN)
+        while True:
+            try:
+                data = self._socket.recv(size)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+            else:
+                self.has_answered = True
+                return data
 
     def close(self) -> None:
         """Close it at once."""
@@ -174,10 +188,16 @@ class Connection:
 
     def flush(self) -> None:
         """Send what is unsent, until the deadline."""
-        if self._unsent:
-            self._limit()
-            self._socket.sendall(self._unsent)
-            self._unsent.clear()
+        unsent = self._unsent
+        if unsent:
+            self._left()  # not if it is too late already
+        while unsent:
+            try:
+                del unsent[: self._socket.send(unsent)]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN)
 
     def send_ahead(self, command: bytes) -> None:
         """Have *command* sent by `go_on`; when the client sends it, it is not sent again."""
@@ -187,7 +207,6 @@ class Connection:
     def go_on(self) -> int:
         """Send and receive what can be without waiting; return what to poll for, 0 when there is no more."""
         try:
-            self._socket.settimeout(0)
             if self._unsent:
                 del self._unsent[: self._socket.send(self._unsent)]
                 return select.POLLOUT if self._unsent else select.POLLIN if self._ahead else 0
@@ -212,11 +231,21 @@ class Connection:
         is_error = not self._heard[0].startswith(b"V")
         return self._tail == b"END\r\n" or (is_error and self._tail.endswith(b"\r\n"))
 
-    def _limit(self) -> None:
+    def _left(self) -> float:
+        """Return how many seconds are left. Raises TimeoutError."""
         left = self.deadline - monotonic()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        return left
+
+    def _wait(self, event: int) -> None:
+        """Wait until it can be received, or sent. Raises TimeoutError."""
+        poll = self._poll
+        if event != select.POLLIN:
+            poll = select.poll()
+            poll.register(self._socket, event)
+        if not poll.poll(self._left() * 1000):
+            raise TimeoutError
 
 
 class _Client(Client):  # type: ignore[misc]  # Client has no types
@@ -262,15 +291,22 @@ class Server:
             Failed: The server failed, or it was not in time.
             Skipped: It failed lately; nothing was tried.
         """
+        if self._idle:  # nearly always there is a connection that nobody has to be waited for
+            with self._condition:
+                turn = self._turn(has_waited=False) if self._idle else None
+            if isinstance(turn, _Turn):
+                turn.connection.deadline = deadline
+                try:
+                    return turn.done(work)
+                finally:
+                    turn.drop()
         with _Turns([self], deadline) as turns:
             while not (found := turns.come(inf)):
                 pass
-            turn = found[self]
-            if not isinstance(turn, _Turn):
-                raise turn
-            answer = turn.do(work)
-            turn.end()
-            return answer
+            arrived = found[self]
+            if not isinstance(arrived, _Turn):
+                raise arrived
+            return arrived.done(work)
 
     @property
     def host(self) -> str:
@@ -460,6 +496,12 @@ class _Turn:
         self._server = server
         self._client: Client | None = client
         self._era = era
+
+    def done(self, work: Callable[[Client], T]) -> T:
+        """Return what *work* returns, at the end of this turn. Raises Failed."""
+        answer = self.do(work)
+        self.end()
+        return answer
 
     def do(self, work: Callable[[Client], T]) -> T:
         """Return what *work* returns. Raises Failed, after which there is no more to be done."""
