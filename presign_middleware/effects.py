@@ -9,8 +9,8 @@ How to wait: the three ways the resolver's coroutine is run, of which two are he
 """
 
 import logging
-from collections.abc import Coroutine, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Hashable, Mapping, Sequence
+from contextlib import suppress
 from threading import Event
 from time import monotonic
 from typing import Any, TypeVar
@@ -67,9 +67,11 @@ class BlockingEffects:
         The first have one round trip in common. While a source of the others hangs, nobody has
         to wait for this thread's objects of the next.
         """
+        kinds = {obj.kind: obj for obj in objects}
+        if len(kinds) == 1:
+            return [objects]
         ready: list[S3Object] = []
         others: dict[Hashable, list[S3Object]] = {}
-        kinds = {obj.kind: obj for obj in objects}
         places = {
             kind: ready if self._signing.is_ready(obj) else others.setdefault(self._signing.queue(obj), [])
             for kind, obj in kinds.items()
@@ -159,13 +161,18 @@ class LoopThreadEffects(BlockingEffects):
         return [item.entry for item in items]
 
 
-@contextmanager
-def spent(*patiences: Patience) -> Iterator[None]:
+class spent:  # noqa: N801  # a context manager, named as functions that make one are
     """Take the time that passes inside off the *patiences*, once where a request waits in several tasks."""
-    start, before = monotonic(), [patience.left for patience in patiences]
-    try:
-        yield
-    finally:
-        seconds = monotonic() - start
-        for patience, left in zip(patiences, before, strict=True):
+
+    # Not a generator: every read of the shared cache goes through one.
+    def __init__(self, *patiences: Patience) -> None:
+        self._patiences = patiences
+
+    def __enter__(self) -> None:
+        self._left = [patience.left for patience in self._patiences]
+        self._start = monotonic()
+
+    def __exit__(self, *exc: object) -> None:
+        seconds = monotonic() - self._start
+        for patience, left in zip(self._patiences, self._left, strict=True):
             patience.left = min(patience.left, left - seconds)

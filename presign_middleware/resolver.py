@@ -21,7 +21,7 @@ from .epochs import Epochs
 from .errors import SigningError
 from .local import PATIENCE, Entry, Flight, Flights, Order, Patience, Table
 from .metrics import SAMPLED, Counts
-from .objects import S3Object
+from .objects import Kind, S3Object
 from .scope import Scope
 
 __all__ = ["Clock", "Copy", "Effects", "Item", "Note", "Resolver", "Signs"]
@@ -268,9 +268,12 @@ class Resolver:
             for portion in effects.portions(wanted):
                 opened, joined = effects.flights.board(portion, order)
                 await effects.launch(opened, self._fly)
-                await effects.join([*opened, *joined], deadline)
+                aloft = [flight for flight in (*opened, *joined) if not flight.is_over]
+                if aloft:
+                    await effects.join(aloft, deadline)
                 abandoned += self._collect(opened, answers, order, scope, effects, are_mine=True)
-                abandoned += self._collect(joined, answers, order, scope, effects, are_mine=False)
+                if joined:
+                    abandoned += self._collect(joined, answers, order, scope, effects, are_mine=False)
             wanted = abandoned
         if len(answers) < len(objects):
             for obj, times in Counter(objects).items():
@@ -331,7 +334,8 @@ class Resolver:
                 left = await self._land_some(wanting, effects)
                 in_vain = in_vain + 1 if len(left) == len(wanting) else 0
                 wanting = left  # a batch may have more shapes of URL than plans are kept
-            effects.flights.land([(flight, _unready(flight.object)) for flight in wanting])
+            if wanting:
+                effects.flights.land([(flight, _unready(flight.object)) for flight in wanting])
         except Exception as error:  # a defect of ours must not strand those who wait
             failure = SigningError(f"resolving failed: {type(error).__name__}")
             failure.__cause__ = error
@@ -342,7 +346,7 @@ class Resolver:
     async def _land_some(self, flights: Sequence[Flight], effects: Effects) -> list[Flight]:
         """Land those of *flights* that can be: by what is shared, else by signing. Return the others."""
         kinds = {flight.object.kind: flight.object for flight in flights}  # what is true of one, is of all
-        unready = {kind for kind, obj in kinds.items() if not self._signing.is_ready(obj)}
+        unready = [kind for kind, obj in kinds.items() if not self._signing.is_ready(obj)]
         if unready:
             refused = await effects.prepare([f.object for f in flights if f.object.kind in unready])
             effects.flights.land([(f, refused[f.object]) for f in flights if f.object in refused])
@@ -363,9 +367,12 @@ class Resolver:
                 failed.append((flight, answer))
             else:
                 left.append(flight)
-        self._land(shared, effects, are_shared=True)
-        effects.flights.land(failed)
-        await self._land_signed(signed, effects)
+        if shared:
+            self._land(shared, effects, are_shared=True)
+        if failed:
+            effects.flights.land(failed)
+        if signed:
+            await self._land_signed(signed, effects)
         return left
 
     async def _land_signed(self, signed: Mapping[Flight, Item], effects: Effects) -> None:
@@ -384,9 +391,15 @@ class Resolver:
 
     def _common(self, flights: Iterable[Flight]) -> list[Flight]:
         """Return those of *flights* whose URLs are read from the shared cache, and written to it."""
-        kinds = {flight.object.kind: flight.object for flight in flights}
-        common = {kind for kind, obj in kinds.items() if self._is_common(obj)}
-        return [flight for flight in flights if flight.object.kind in common] if common else []
+        are_common: dict[Kind, bool] = {}
+        found = []
+        for flight in flights:
+            kind = flight.object.kind
+            if kind not in are_common:
+                are_common[kind] = self._is_common(flight.object)
+            if are_common[kind]:
+                found.append(flight)
+        return found
 
     def _is_common(self, obj: S3Object) -> bool:
         """Return whether the URL of *obj* is read from the shared cache, and written to it."""
@@ -408,13 +421,12 @@ class Resolver:
                     entry.tally.from_local += 1
                     if (account := order.patience.account) is not None:
                         account.from_local += 1
-        effects.flights.land(held)
+        if held:
+            effects.flights.land(held)
         return left
 
     def _land(self, found: Sequence[tuple[Flight, Entry]], effects: Effects, *, are_shared: bool) -> None:
         """Land each flight with an entry that is new to this process."""
-        if not found:
-            return
         wall = self._time()
         landed = []
         with self._lock:

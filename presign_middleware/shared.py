@@ -344,9 +344,15 @@ class Shared:
 
     def _keys(self, objects: Collection[S3Object]) -> dict[str, S3Object]:
         """Return *objects* by their cache keys; those that are not shared have none."""
-        kinds = {obj.kind: obj for obj in objects}
-        namers = {kind: self._namer(obj) for kind, obj in kinds.items()}
-        return {namer(obj.key): obj for obj in objects if (namer := namers[obj.kind]) is not None}
+        keys: dict[str, S3Object] = {}
+        namers: dict[Kind, Callable[[str], str] | None] = {}
+        for obj in objects:
+            kind, key = obj
+            if kind not in namers:
+                namers[kind] = self._namer(obj)
+            if (namer := namers[kind]) is not None:
+                keys[namer(key)] = obj
+        return keys
 
     def _namer(self, obj: S3Object) -> Callable[[str], str] | None:
         """Return what tells the cache keys of objects of *obj*'s kind; None: they are not shared."""
