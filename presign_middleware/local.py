@@ -242,17 +242,16 @@ class Patience:
     """For how many seconds one request may still wait for the shared cache."""
 
     # Slots, since whether there is an account is asked for every URL.
-    __slots__ = ("_least", "account", "left")
+    __slots__ = ("_whole", "account", "left")
 
     def __init__(self, seconds: float) -> None:
         self.account: Any = None  #: of what the request was given, for its response to tell
-        self.left = seconds
-        self._least = seconds / 10
+        self.left = self._whole = seconds
 
     @property
     def is_over(self) -> bool:
         """Whether too little is left to ask: a sound server would be blamed for being too slow."""
-        return self.left <= self._least
+        return self.left <= self._whole / 10
 
 
 class Order(NamedTuple):

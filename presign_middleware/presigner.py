@@ -436,7 +436,7 @@ class Presigner:
         Hooks sign inside it, each object is resolved once, and ``@presigned`` finds
         this presigner. For ``with`` and ``async with``.
         """
-        return Scope(self, self._monotonic(), self.policy.shared_patience)
+        return Scope.new(self, self._monotonic(), self.policy.shared_patience)
 
     def paused(self) -> AbstractContextManager[None]:
         """

@@ -64,23 +64,40 @@ class Scope(Patience):
     every request opens one, and few of them wait for anything.
     """
 
-    # Class attributes, since few scopes ever have anything else of these, and each request opens one.
-    _at_rest: dict[S3Object, float] | None = None
-    _outer: "Scope | None" = None
-    _patient_from: float | None = None  # monotonic; None: once it has been open for long
-    is_by_boto3: bool | None = None  #: whether boto3 signs for it; None: nobody had to know so far
-    met: OrderedDict[S3Object, Entry] | None = None  #: what was resolved; None: it is not open
+    # Slots for what every request has; the rest are class attributes, since few scopes ever differ in these.
+    __slots__ = ("__dict__", "_outer", "met", "opened", "presigner")
 
-    def __init__(
-        self,
-        presigner: Any,  # Presigner is a room above this one
-        opened: float,  # monotonic seconds
-        patience: float,  # seconds for the shared cache
-    ) -> None:
-        self.presigner = presigner
-        self.opened = opened
-        self.account: Account | None = None
-        self.left, self._least = patience, patience / 10  # not by super(), for each request's sake
+    presigner: Any  #: a Presigner, which is a room above this one
+    opened: float  #: monotonic seconds
+    met: OrderedDict[S3Object, Entry] | None  #: what was resolved; None: it is not open
+    is_by_boto3: bool | None = None  #: whether boto3 signs for it; None: nobody had to know so far
+    _outer: "Scope | None"
+    _at_rest: dict[S3Object, float] | None = None
+    _patient_from: float | None = None  # monotonic; None: once it has been open for long
+
+    @staticmethod
+    def new(presigner: Any, opened: float, patience: float) -> "Scope":
+        """Return one that is still to begin. It has *patience*, in seconds, with the shared cache."""
+        # Not by an __init__, and not by super(): that takes a third longer, for each request.
+        scope = object.__new__(Scope)
+        scope.presigner, scope.opened = presigner, opened
+        scope.left = scope._whole = patience
+        scope.account = scope.met = scope._outer = None
+        return scope
+
+    @staticmethod
+    def begun(presigner: Any, opened: float, patience: float) -> "Scope":
+        """Return what `new` does, begun: the same at once, since each request needs one."""
+        scope = object.__new__(Scope)
+        scope.presigner, scope.opened = presigner, opened
+        scope.left = scope._whole = patience
+        scope.account = None
+        scope.met = _NOTHING
+        scope._outer = outer = current()
+        if outer is not None:
+            scope._be_part_of(outer)
+        _make_current(scope)
+        return scope
 
     @property
     def ended(self) -> bool:
@@ -151,11 +168,9 @@ class Scope(Patience):
         """Be the current scope from now on, until `end`."""
         if self.met is not None:
             raise RuntimeError("this scope is open already: each request or job has one of its own")
-        outer = current()
+        self._outer = outer = current()
         if outer is not None:
-            self._outer = outer
-            if outer.account is not None and outer.presigner is self.presigner:
-                self.tell(outer.account)  # it is a part of that request
+            self._be_part_of(outer)
         _make_current(self)
         self.met = _NOTHING
         return self
@@ -164,9 +179,12 @@ class Scope(Patience):
         """Have the scope that was current before be so again, and remember nothing any more."""
         # Not by a token: a WSGI iterable may be closed in another context.
         _make_current(self._outer)
-        if self._outer is not None:
-            self._outer = None  # or a job that starts its successor would keep every scope alive
+        self._outer = None  # or a job that starts its successor would keep every scope alive
         self.met = None
+
+    def _be_part_of(self, outer: "Scope") -> None:
+        if outer.account is not None and outer.presigner is self.presigner:
+            self.tell(outer.account)
 
     def __enter__(self) -> "Scope":
         return self.begin()
@@ -183,6 +201,8 @@ class Scope(Patience):
 
 class _Telling(Scope):
     """A scope that keeps an account. The rest of what it is given is noted where that is decided."""
+
+    __slots__ = ()
 
     def hold(self, obj: S3Object) -> Entry | None:
         entry = self.seen(obj)
