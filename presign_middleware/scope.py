@@ -238,9 +238,12 @@ def setting() -> Setting:
 
 def swap(new: Setting) -> Setting:
     """Have *new* hold for what runs here from now on, and return what did."""
-    before = setting()
-    _current.set(new[0])
-    _paused.set(new[1])
+    before = scope, is_paused = _current.get(), _paused.get()
+    # To look is cheap, to set is not, and a WSGI request comes here for each part of its body.
+    if new[0] is not scope:
+        _current.set(new[0])
+    if new[1] is not is_paused:
+        _paused.set(new[1])
     return before
 
 

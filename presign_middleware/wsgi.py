@@ -76,7 +76,7 @@ class PresignMiddleware:
             head = _Head(start_response, self._telling, request.scope)
             start_response = head.start
         try:
-            body = request.run(self.app, environ, start_response)
+            body = request.begin(self.app, environ, start_response)
         except BaseException:
             request.drop()
             raise
@@ -97,10 +97,17 @@ class _Request:
             staying.go()
         self._presigner = presigner
         self.scope = presigner.scope()
-        outside = setting()
-        self.scope.__enter__()
-        self._inside = swap(outside)
+        self._inside: Setting = self.scope, False  # what holds for the application
         self._stayed: tuple[Setting, Setting] | None = None  # what holds inside, and what did before
+
+    def begin(self, app: App, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Begin it, and call *app* in its scope."""
+        outside = setting()
+        self.scope.begin()
+        try:
+            return app(environ, start_response)
+        finally:
+            self._inside = swap(outside)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run the application's *work* in the scope that it was left in, whatever context this is."""
