@@ -61,6 +61,10 @@ _MOST_IDLE = 16
 #: and must be read whole: what is left of it is no longer in the socket, and not polled for.
 _CHUNK = 16_384
 
+#: Bytes of the longest answer: of a use, some ten thousand entries; of a connection that is new, a board.
+#: One without an end would otherwise fill the memory, and for seconds where no request waits.
+_LONGEST, _LONGEST_AT_FIRST = 64 * 2**20, 2**20
+
 #: Times that is done after the deadline, for what had arrived before it.
 _LAST_LOOKS = 64
 
@@ -117,6 +121,7 @@ class Connection:
 
     def __init__(self, family: int, where: Any, host: str, tls: ssl.SSLContext | None) -> None:
         self.deadline = monotonic() + _CONNECT_WITHIN
+        self.room = _LONGEST_AT_FIRST  # bytes that may still come
         self.has_answered = False  # since whoever uses it last set this
         self._unsent = bytearray()
         self._ahead = b""  # a command that the client is yet to send, and that has been sent
@@ -166,14 +171,11 @@ class Connection:
             self._wait(select.POLLIN)
         while True:
             try:
-                data = self._socket.recv(size)
+                return self._received(size)
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait(select.POLLIN)
             except ssl.SSLWantWriteError:
                 self._wait(select.POLLOUT)
-            else:
-                self.has_answered = True
-                return data
 
     def close(self) -> None:
         """Close it at once."""
@@ -185,6 +187,10 @@ class Connection:
             self._socket.close()
 
     # -- as this library uses it
+
+    def begin(self, deadline: float) -> None:
+        """Begin a use that ends at *deadline* (``time.monotonic()``)."""
+        self.deadline, self.room, self.has_answered = deadline, _LONGEST, False
 
     def flush(self) -> None:
         """Send what is unsent, until the deadline."""
@@ -211,9 +217,8 @@ class Connection:
                 del self._unsent[: self._socket.send(self._unsent)]
                 return select.POLLOUT if self._unsent else select.POLLIN if self._ahead else 0
             # Once, or one that never stops sending would keep us here.
-            data = self._socket.recv(_CHUNK)
+            data = self._received(_CHUNK)
             self._heard.append(data)
-            self.has_answered = True
             self._tail = (self._tail + data)[-5:]
             return 0 if not data or self._is_answered() else select.POLLIN
         except ssl.SSLWantReadError:
@@ -223,8 +228,21 @@ class Connection:
         except BlockingIOError:
             return select.POLLOUT if self._unsent else select.POLLIN
         except OSError as error:
-            self._failure = error
+            self.give_up(error)
             return 0
+
+    def give_up(self, failure: OSError) -> None:
+        """Have whoever receives next be told of *failure*, and of nothing that came before it."""
+        self._heard.clear()  # without an end it is of no use, and may take long to read
+        self._failure = failure
+
+    def _received(self, size: int) -> bytes:
+        data = self._socket.recv(size)
+        self.has_answered = True
+        self.room -= len(data)
+        if self.room < 0:
+            raise ConnectionError("the answer has no end")
+        return data
 
     def _is_answered(self) -> bool:
         # A value may end like this too: then the client receives the rest, until the deadline.
@@ -295,7 +313,7 @@ class Server:
             with self._condition:
                 turn = self._turn(has_waited=False) if self._idle else None
             if isinstance(turn, _Turn):
-                turn.connection.deadline = deadline
+                turn.connection.begin(deadline)
                 try:
                     return turn.done(work)
                 finally:
@@ -492,7 +510,6 @@ class _Turn:
 
     def __init__(self, server: Server, client: Client, era: int) -> None:
         self.connection: Connection = client.sock
-        self.connection.has_answered = False
         self._server = server
         self._client: Client | None = client
         self._era = era
@@ -565,7 +582,7 @@ class _Turns:
                 self._waited[server] = server._era
                 continue
             if isinstance(turn, _Turn):
-                turn.connection.deadline = self._deadline
+                turn.connection.begin(self._deadline)
                 self._turns.append(turn)
             found[server] = turn
         self._forget(found)
@@ -615,6 +632,11 @@ class _Talk:
             self.go_on(self._going[number])
         return bool(events)
 
+    def give_up(self) -> None:
+        """End it where the answer is not there."""
+        for connection in self._going.values():
+            connection.give_up(TimeoutError())
+
 
 def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer]:
     """
@@ -651,6 +673,7 @@ def exchange(asks: Mapping[Server, Ask], deadline: float) -> dict[Server, Answer
             has_heard = talk.listen(left)
             if not left:  # what is there by now was in time, were we late ourselves
                 looks = looks - 1 if has_heard else 0
+        talk.give_up()
         for server, (turn, keys) in hearing.items():
             try:
                 answers[server] = turn.do(partial(_heard, keys=keys))

@@ -444,6 +444,61 @@ def test_an_answer_without_an_end(fakes: list[FakeMemcached]) -> None:
     assert set(found) == set(KEYS) - set(places[fakes[0].address])
 
 
+def test_what_is_not_all_there_by_the_deadline_is_not_read(
+    fakes: list[FakeMemcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M1: what a server has sent of an answer without an end costs nobody the time to read it."""
+    places = place(fakes)
+    over, received = threading.Event(), list[bytes]()
+
+    def flooding(connection: Any, answer: bytes) -> None:
+        while not over.is_set() and not answer.startswith(b"VERSION"):
+            connection.sendall(b"VALUE x 0 1 1\r\na\r\n" * 1_000)
+        connection.sendall(answer)
+
+    receive = memcached.Connection.recv
+
+    def receiving(connection: memcached.Connection, size: int) -> bytes:
+        received.append(receive(connection, size))
+        return received[-1]
+
+    monkeypatch.setattr(memcached.Connection, "recv", receiving)
+    fakes[0]._behave(flooding)
+    servers = Servers(Addresses.parse(setting(fakes)), Counts())
+    found = servers.read(KEYS, soon(PATIENCE / 4))
+    over.set()
+    servers.close()
+    assert set(found) == set(KEYS) - set(places[fakes[0].address])
+    assert [data for data in received if b"VALUE x " in data] == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("is_new", [True, False], ids=["at first", "later"])
+def test_an_answer_without_an_end_does_not_fill_the_memory(
+    fakes: list[FakeMemcached], monkeypatch: pytest.MonkeyPatch, is_new: bool, others: int
+) -> None:
+    """M1: a server that never stops answering is left after so many bytes, long before the deadline."""
+    monkeypatch.setattr(memcached, "_LONGEST", 2**20)
+    sent, is_left = 0, threading.Event()
+
+    def flooding(connection: Any, answer: bytes) -> None:
+        nonlocal sent
+        try:
+            while answer.startswith(b"VERSION") is is_new and sent < 2**27:
+                sent += connection.send(b"x" * 65_536)
+            connection.sendall(answer)
+        except OSError:
+            is_left.set()
+            raise
+
+    fakes[0]._behave(flooding)
+    servers = Servers(Addresses.parse(setting(fakes[: 1 + others])), Counts())
+    servers.read(KEYS, soon())
+    assert is_left.wait(DEADLINE)
+    assert sent < 2**25  # what lies in the buffers of the system counts too
+    servers.close()
+
+
 def test_a_command_that_was_not_sent_ahead(fakes: list[FakeMemcached]) -> None:
     """M5: a client that sends another command than was sent for it fails, and its connection is closed."""
     fakes[0].values = {"a": b"1", "b": b"2"}
