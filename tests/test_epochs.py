@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 from faults import EMPTY_BOARD, FakeMemcached, Proxy, eventually
-from fleet import PATIENT, REGION, Fleet, Process, access_key, dated
+from fleet import PATIENT, REGION, Fleet, Process, access_key, counted, dated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -244,6 +244,7 @@ def test_what_the_fleet_shares_is_taken_back(fake: FakeMemcached, fleet: Fleet, 
     fleet.clock.advance(LAG + 0.1)
     new = another.url(CAT)
     assert new != old
+    assert counted(another, "shared_rejected", "from_shared", "from_signer") == (1, 0, 1)
     assert one.url(CAT) == new
     assert fleet.refused([new], [CAT]) == []
     assert access_key(new) == ("AKIAFLEET" if kind == "static" else "ASIATWO")
