@@ -22,7 +22,7 @@ Options of TLS, after a ``?``:
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -42,6 +42,8 @@ _VERIFY = ("full", "ca", "none")
 
 _SETTING = re.compile(r"(?s)([a-z]+)://([^?]*)(?:\?(.*))?", re.IGNORECASE).fullmatch
 _SERVER = re.compile(r"(?:\[([^][]+)\]|([\w.-]+))(?::(\d{1,5}))?", re.ASCII).fullmatch
+_HOST = re.compile(r"(?=.{1,254}$)(?:(?!-)[\w-]{1,63}(?<!-)\.)*(?!-)[\w-]{1,63}(?<!-)\.?", re.ASCII).fullmatch
+_NUMBERS = re.compile(r"[\d.]+", re.ASCII).fullmatch
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]").fullmatch
 
 #: Bytes that the path of a unix socket can have, on Linux; others have a few less.
@@ -70,8 +72,10 @@ class Address(NamedTuple):
         found = _SERVER(text)
         if found is None:
             raise ValueError("is neither host:port nor [IPv6]:port nor the path of a unix socket")
-        if found[1] and not _is_ipv6(found[1]):
+        if found[1] and not _is_address(IPv6Address, found[1]):
             raise ValueError("has no IPv6 address in its brackets")
+        if found[2] and not (_is_address(IPv4Address, found[2]) if _NUMBERS(found[2]) else _HOST(found[2])):
+            raise ValueError("has neither the name of a host nor an IPv4 address")
         port = _PORT if found[3] is None else int(found[3])
         if not 0 < port < 65_536:
             raise ValueError("has a port that is not 1 to 65535")
@@ -121,9 +125,9 @@ class Addresses:
         return cls(servers, _context(options) if has_tls else None, are_discovered)
 
 
-def _is_ipv6(text: str) -> bool:
+def _is_address(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
     try:
-        IPv6Address(text)
+        kind(text)
     except ValueError:
         return False
     return True
