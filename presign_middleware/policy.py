@@ -142,13 +142,16 @@ class Policy:
             ("fallback_ttl", 0),
         ):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and least <= value < inf):
+            if value is None and name in ("min_remaining", "ageing", "signature_age"):
+                continue
+            if not (_is_number(value) and least <= value < inf):
                 raise ConfigurationError(f"{name} must be a number of seconds from {least} up, got {value!r}")
         if not (_is_number(self.skew) and -86_400 <= self.skew <= 86_400):
             raise ConfigurationError(f"skew must be within a day (86400 s), got {self.skew!r}")
-        if not isinstance(self.refresh_limit, int) or self.refresh_limit < 0:
+        limit = self.refresh_limit
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ConfigurationError(
-                f"refresh_limit must be a whole number of URLs, 0 or more, got {self.refresh_limit!r}"
+                f"refresh_limit must be a whole number of URLs, 0 or more, got {limit!r}"
             )
         if not (_is_number(self.boto_share) and 0 < self.boto_share < 1):
             raise ConfigurationError(

@@ -101,8 +101,11 @@ class Presigner:
             raise ConfigurationError(
                 'a presigner needs an origin, such as Origin("media", bucket="acme-media")'
             )
-        self.policy = policy or Policy()
         given = [Origin.parse(origin) if isinstance(origin, str) else origin for origin in origins]
+        for each in (policy, *[origin.policy for origin in given]):
+            if not isinstance(each, Policy | None):
+                raise ConfigurationError(f"policy must be a Policy, got {type(each).__name__}")
+        self.policy = policy or Policy()
         check_fallbacks(given)
         known = effective([replace(o, policy=o.policy or self.policy) for o in given])
         if len({origin.name for origin in known}) < len(known):

@@ -199,6 +199,30 @@ def test_settings_that_are_no_span_of_time(name: str, value: Any) -> None:
         Policy(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["assumed_session", "shared_patience", "invalidation_lag", "fallback_ttl"])
+def test_settings_that_nothing_stands_for(name: str) -> None:
+    """P1: None is refused where no default depends on other settings, and not met in a request."""
+    options: dict[str, Any] = {name: None}
+    with pytest.raises(ConfigurationError, match=f"^{name} must be a number of seconds .* got None"):
+        Policy(**options)
+
+
+@pytest.mark.parametrize("value", [True, None, 1.5, -1])
+def test_a_limit_is_a_number_of_urls(value: Any) -> None:
+    """R6: refresh_limit is a whole number, and is named where it is none."""
+    with pytest.raises(ConfigurationError, match=r"^refresh_limit must be a whole number"):
+        Policy(refresh_limit=value)
+
+
+@pytest.mark.parametrize("policy", ["auto", {}, {"lifetime": 600}, Policy])
+def test_a_policy_is_one(policy: Any) -> None:
+    """P1: what is no Policy is refused by its type, of a presigner and of an origin."""
+    with pytest.raises(ConfigurationError, match=f"policy must be a Policy, got {type(policy).__name__}"):
+        Presigner(media(), policy=policy)
+    with pytest.raises(ConfigurationError, match=f"policy must be a Policy, got {type(policy).__name__}"):
+        Presigner(media(policy=policy))
+
+
 def test_a_shorter_lifetime_per_call_needs_room_for_the_bounds() -> None:
     """P1: lifetime= of one call is checked against the policy's own m and a."""
     presigner = Presigner(media(), policy=Policy(min_remaining=200), clock=Clock())
