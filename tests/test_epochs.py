@@ -11,14 +11,15 @@ from typing import Any, Final
 
 import pytest
 from faults import EMPTY_BOARD, FakeMemcached, Proxy, eventually
-from fleet import PATIENT, REGION, Fleet, Process, access_key, counted, dated
+from fleet import PATIENT, REGION, SECRET, Fleet, Process, access_key, counted, dated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymemcache.client.base import Client  # type: ignore[import-untyped]  # it has no types
 
 from presign_middleware import ConfigurationError, NotCovered, Origin, Policy, Presigner
 from presign_middleware.epochs import Epochs
 from presign_middleware.metrics import Counts
-from presign_middleware.objects import S3Object
+from presign_middleware.objects import S3Object, board_key
 from presign_middleware.signing import OriginSigning
 from presign_middleware.testing import Clock, Memcached
 
@@ -688,6 +689,46 @@ def test_four_processes_know_within_the_lag(memcached: Memcached) -> None:
         passed = time.monotonic() - start
         assert len(proxy.commands) == entries
         assert reads(proxy) - boards <= 4 * (passed / lag + 1)
+
+
+def test_four_processes_whose_board_is_lost_or_forged() -> None:
+    """M9: evicted, 20 min ahead, or gone with its server: no URL is revived, and none is refused by S3."""
+    lag, targets = 0.3, [CAT, DOG]
+    place: dict[str, Any] = {"bucket": "media", "region": REGION}
+    keys = {"access_key": "AKIAFLEET", "secret_key": SECRET}
+    taken_back, clock = set[str](), Clock()
+    with Fleet(clock) as fleet, Memcached() as memcached, contextlib.ExitStack() as stack:
+        fleet.static(keys["access_key"])
+        processes = [stack.enter_context(Process(memcached.url, keys, lag=lag, **place)) for _ in range(4)]
+        client = stack.enter_context(contextlib.closing(Client(memcached.address)))
+
+        def urls() -> list[str]:
+            """Return the URLs of the cat that there are now, once nobody has one that was taken back."""
+            found = [process.urls(targets) for process in processes]
+            clock.step(time.time() - clock.time())
+            for each in found:
+                assert fleet.refused(each, targets) == []
+                assert max(map(dated, each)) <= clock.time() + 5
+            cats = [cat for cat, _ in found]
+            assert taken_back.isdisjoint(cats)
+            return cats
+
+        for process in processes:
+            process.wait_until_ready()
+        for befall in (
+            lambda: client.delete(board_key("")),
+            lambda: client.set(board_key(""), b"e1" + (int(time.time()) + 1200).to_bytes(4)),
+            memcached.restart,
+        ):
+            old = processes[0].urls(targets)[0]
+            processes[1].take_back(invalidate=CAT)
+            time.sleep(lag)
+            taken_back.add(old)
+            urls()
+            befall()
+            eventually(lambda: len({*urls()}) == 1)
+            time.sleep(lag)
+            assert len({*urls(), *urls()}) == 1
 
 
 # The rules, by themselves.
