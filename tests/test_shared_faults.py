@@ -23,9 +23,10 @@ import pytest
 from faults import FakeMemcached, Proxy, eventually
 from fleet import DEADLINE, PATIENT, Fleet, counted, let_publish
 
-from presign_middleware import Presigner, memcached, sharing
+from presign_middleware import Presigner, memcached, persistence, sharing
 from presign_middleware.addresses import Address
 from presign_middleware.memcached import Failed, Server, Skipped
+from presign_middleware.persistence import Persistence
 from presign_middleware.testing import Memcached
 
 PATIENCE: Final = 0.2  # seconds, of those tests that need it to end
@@ -823,6 +824,37 @@ def test_what_could_not_be_written_is_written_later(memcached: Memcached, fleet:
     memcached.start()
     eventually(lambda: int(memcached.stats()["curr_items"]) > len(TARGETS), within=DEADLINE)
     assert fleet.member(memcached.url, fleet.session("ASIATWO")).urls(TARGETS) == urls
+
+
+def test_the_pauses_between_two_attempts_to_write_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M2: they double, from a tenth of a second to half a minute, and begin anew with what is new."""
+    pauses, shares = list[float](), list[tuple[float, float]]()
+    over = threading.Event()
+
+    class Pause(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0)
+            return self.is_set()
+
+    def longest(*bounds: float) -> float:
+        shares.append((bounds[0], bounds[1]))
+        return bounds[1]
+
+    def attempt() -> bool:
+        if len(pauses) == 11:
+            retrying.begin()  # while it is at it
+            return True
+        if len(pauses) == 12:
+            over.set()
+        return over.is_set()
+
+    monkeypatch.setattr(persistence, "Event", Pause)
+    monkeypatch.setattr(random, "uniform", longest)
+    retrying = Persistence(attempt, "presign-test")
+    retrying.begin()
+    assert over.wait(DEADLINE)
+    assert pauses == pytest.approx([0.1 * 2**n for n in range(9)] + [30, 30, 0.1])
+    assert {*shares} == {(0.5, 1)}  # or all processes would come at once
 
 
 def test_the_newest_of_what_could_not_be_written(
