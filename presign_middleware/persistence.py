@@ -5,7 +5,7 @@ What is tried again and again in the background, until it is done.
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, local
 
 __all__ = ["Persistence"]
 
@@ -28,12 +28,14 @@ class Persistence:
         self._lock = Lock()
         self._asked = 0
         self._closing: Event | None = None  # of the thread that is at it
+        self._here = local()  # whether this is a thread of its own
 
     def begin(self) -> None:
         """See to it that the work is done from now on, whatever was done before."""
         with self._lock:
             self._asked += 1
-            if self._closing is None:
+            # The work itself asks too; was this closed meanwhile, nobody would end what that began.
+            if self._closing is None and not hasattr(self._here, "is_own"):
                 closing = Event()
                 with suppress(RuntimeError):  # no more threads, or the interpreter is ending
                     Thread(target=self._run, args=(closing,), name=self._name, daemon=True).start()
@@ -47,6 +49,7 @@ class Persistence:
             closing.set()
 
     def _run(self, closing: Event) -> None:
+        self._here.is_own = True
         pause = _SHORTEST_PAUSE
         while not closing.wait(pause * random.uniform(0.5, 1)):
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -36,6 +36,12 @@ TARGETS: Final = [f"s3://media/{number}" for number in range(20)]
 
 
 @pytest.fixture
+def retrying_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what could not be written be tried again with next to no pause."""
+    monkeypatch.setattr(persistence, "_SHORTEST_PAUSE", 0.001)
+
+
+@pytest.fixture
 def always_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause between two attempts to reach a server that failed."""
     monkeypatch.setattr(memcached, "_LONGEST_PAUSE", 0.0)
@@ -855,6 +861,29 @@ def test_the_pauses_between_two_attempts_to_write_grow(monkeypatch: pytest.Monke
     assert over.wait(DEADLINE)
     assert pauses == pytest.approx([0.1 * 2**n for n in range(9)] + [30, 30, 0.1])
     assert {*shares} == {(0.5, 1)}  # or all processes would come at once
+
+
+@pytest.mark.usefixtures("retrying_at_once")
+def test_an_attempt_to_write_that_is_under_way_at_the_end_is_the_last() -> None:
+    """M2, R7: what it leaves for later begins nothing that nobody would end."""
+    is_under_way, goes_on, attempts = threading.Event(), threading.Event(), list[str]()
+
+    def attempt() -> bool:
+        attempts.append(threading.current_thread().name)
+        is_under_way.set()
+        assert goes_on.wait(DEADLINE)
+        retrying.begin()  # as whoever finds that there is more to tell
+        return False
+
+    retrying = Persistence(attempt, "presign-test")
+    retrying.begin()
+    assert is_under_way.wait(DEADLINE)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "presign-test"]
+    retrying.close()
+    goes_on.set()
+    thread.join(DEADLINE)
+    assert "presign-test" not in [thread.name for thread in threading.enumerate()]
+    assert len(attempts) == 1
 
 
 def test_the_newest_of_what_could_not_be_written(
