@@ -18,7 +18,6 @@ The rules:
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import floor, inf
 from threading import Lock
 
@@ -51,13 +50,15 @@ _ORIGIN = struct.Struct(">8sIII")  # digest, epoch, when it was raised instead o
 _OBJECT = struct.Struct(">8sI")  # digest, epoch
 
 
-@dataclass(slots=True)
 class _Origin:
     """The epochs of one origin. 0: none."""
 
-    epoch: int = 0
-    calmed: int = 0  #: when it was raised in place of too many objects'
-    objects: dict[bytes, int] = field(default_factory=dict)  #: those that are later than the origin's
+    __slots__ = ("calmed", "epoch", "objects")
+
+    def __init__(self, epoch: int = 0, calmed: int = 0, objects: dict[bytes, int] | None = None) -> None:
+        self.epoch = epoch
+        self.calmed = calmed  #: when it was raised in place of too many objects'
+        self.objects = {} if objects is None else objects  #: those that are later than the origin's
 
     def lift(self, epoch: int) -> None:
         """Raise the epoch, and drop what it covers."""
@@ -66,12 +67,14 @@ class _Origin:
             self.objects = {digest: of for digest, of in self.objects.items() if of > epoch}
 
 
-@dataclass(slots=True)
 class _Board:
     """All epochs of a namespace."""
 
-    floor: int = 0  #: for all origins
-    origins: dict[bytes, _Origin] = field(default_factory=dict)
+    __slots__ = ("floor", "origins")
+
+    def __init__(self, floor: int = 0, origins: dict[bytes, _Origin] | None = None) -> None:
+        self.floor = floor  #: for all origins
+        self.origins = {} if origins is None else origins
 
     def encode(self) -> bytes:
         """Return what `decode` takes."""

@@ -11,7 +11,6 @@ the tally of its origin, so counting by origin costs no more than counting at al
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
 
 __all__ = ["LIVES", "OTHER", "SAMPLED", "Counts", "Measured", "Tally"]
 
@@ -46,83 +45,87 @@ class Measured:
         self.lives_seconds += seconds
 
 
-@dataclass(slots=True)
 class Tally:
     """Counters of one origin."""
 
-    # Every URL handed out is counted by exactly one of these five.
-    from_scope: int = 0  # this request had it
-    from_local: int = 0  # this process had it
-    from_flight: int = 0  # a resolution already under way brought it
-    from_shared: int = 0  # the fleet's cache had it
-    from_signer: int = 0  # it was signed
+    def __init__(self) -> None:
+        # Every URL handed out is counted by exactly one of these five.
+        self.from_scope = 0  # this request had it
+        self.from_local = 0  # this process had it
+        self.from_flight = 0  # a resolution already under way brought it
+        self.from_shared = 0  # the fleet's cache had it
+        self.from_signer = 0  # it was signed
 
-    failed: int = 0  # resolutions that ended in SigningError
-    signed: int = 0  # signatures made, by plan or by boto3
-    signed_by_boto3: int = 0  # those of them that boto3 made
-    short_lived: int = 0  # URLs signed with credentials too short for min_remaining
+        self.failed = 0  # resolutions that ended in SigningError
+        self.signed = 0  # signatures made, by plan or by boto3
+        self.signed_by_boto3 = 0  # those of them that boto3 made
+        self.short_lived = 0  # URLs signed with credentials too short for min_remaining
 
-    refreshed: int = 0  # URLs renewed, mostly with nobody waiting for them
-    refresh_failed: int = 0  # renewals that brought nothing better
+        self.refreshed = 0  # URLs renewed, mostly with nobody waiting for them
+        self.refresh_failed = 0  # renewals that brought nothing better
 
-    invalidated: int = 0  # calls that took back the URLs of one object
-    revoked: int = 0  # calls that took back those of the origin
+        self.invalidated = 0  # calls that took back the URLs of one object
+        self.revoked = 0  # calls that took back those of the origin
 
-    healed: int = 0  # refused fetches that were signed anew, sent once more, and not refused
-    unhealed: int = 0  # those that were refused again
-    fallbacks: int = 0  # fetches that another origin answered than this one, which was asked for
+        self.healed = 0  # refused fetches that were signed anew, sent once more, and not refused
+        self.unhealed = 0  # those that were refused again
+        self.fallbacks = 0  # fetches that another origin answered than this one, which was asked for
 
-    measured: Measured = field(default_factory=Measured)
-
-
-_SUMMED = tuple(each.name for each in fields(Tally) if each.name != "measured")
+        self.measured = Measured()
 
 
-@dataclass(slots=True)
+_SUMMED = tuple(name for name, value in vars(Tally()).items() if type(value) is int)
+
+
 class Counts:
     """Counters of one presigner."""
 
-    origins: dict[str, Tally] = field(default_factory=dict)  # those that are counted by themselves
-    others: Tally = field(default_factory=Tally)  # of all other origins
-    has_others: bool = False
+    def __init__(self) -> None:
+        #: Those that are counted by themselves.
+        self.origins: dict[str, Tally] = {}
+        self.others = Tally()  # of all other origins
+        self.has_others = False
 
-    plans_proven: int = 0  # signing plans that agreed with boto3
-    plans_refused: int = 0  # shapes of URL that boto3 signs for ever
-    evicted: int = 0  # URLs dropped because the local table was full
-    evicted_unused: int = 0  # those of them that nobody had asked for again
-    credentials_failed: int = 0  # times a source of credentials failed
-    clock_steps: int = 0  # times the wall clock was seen to jump
+        self.plans_proven = 0  # signing plans that agreed with boto3
+        self.plans_refused = 0  # shapes of URL that boto3 signs for ever
+        self.evicted = 0  # URLs dropped because the local table was full
+        self.evicted_unused = 0  # those of them that nobody had asked for again
+        self.credentials_failed = 0  # times a source of credentials failed
+        self.clock_steps = 0  # times the wall clock was seen to jump
 
-    shared_misses: int = 0  # objects that the shared cache did not have
-    shared_rejected: int = 0  # entries of it that were past, of no use, or sealed otherwise
-    shared_adopted: int = 0  # signatures made here for which another process's was taken, being there first
-    shared_errors: int = 0  # times a server of it failed or was too slow
-    shared_skipped: int = 0  # times one was not asked, because it had failed lately
+        self.shared_misses = 0  # objects that the shared cache did not have
+        self.shared_rejected = 0  # entries of it that were past, of no use, or sealed otherwise
+        self.shared_adopted = 0  # signatures made here for which another process's earlier one was taken
+        self.shared_errors = 0  # times a server of it failed or was too slow
+        self.shared_skipped = 0  # times one was not asked, because it had failed lately
 
-    invalidate_failed: int = 0  # objects that were written, and whose URLs could not be taken back
-    epochs_rejected: int = 0  # times that what was taken back was damaged, or could not be opened
-    epochs_unread: int = 0  # times that it could not be read what other processes have taken back
+        self.invalidate_failed = 0  # objects that were written, and whose URLs could not be taken back
+        self.epochs_rejected = 0  # times that what was taken back was damaged, or could not be opened
+        self.epochs_unread = 0  # times that it could not be read what other processes have taken back
 
-    caught: int = 0  # fetches that a hook or an adapter signed, and links that it answered for boto3
-    passed_uncovered: int = 0  # fetches that it let go: not covered, or not to be signed
-    passed_outside_scope: int = 0  # covered fetches that went out unsigned: made outside any request
-    passed_redirect: int = 0  # covered hops that went out unsigned: something else redirected there
-    passed_on_error: int = 0  # covered fetches that went out unsigned: Policy(on_error="pass")
-    regions_learned: int = 0  # times that S3 told the region of an origin that was configured otherwise
-    clocks_learned: int = 0  # times that S3's clock was found to differ from this host's
-    left_to_boto3: int = 0  # links to covered objects that boto3 signed, for which a hook was asked
+        self.caught = 0  # fetches that a hook or an adapter signed, and links that it answered for boto3
+        self.passed_uncovered = 0  # fetches that it let go: not covered, or not to be signed
+        self.passed_outside_scope = 0  # covered fetches that went out unsigned: made outside any request
+        self.passed_redirect = 0  # covered hops that went out unsigned: something else redirected there
+        self.passed_on_error = 0  # covered fetches that went out unsigned: Policy(on_error="pass")
+        self.regions_learned = 0  # times that S3 told the region of an origin that was configured otherwise
+        self.clocks_learned = 0  # times that S3's clock was found to differ from this host's
+        self.left_to_boto3 = 0  # links to covered objects that boto3 signed, for which a hook was asked
 
-    # Counted where a rollout has two arms, and not where all requests use the cache.
-    resolved_by_cache: int = 0  # URLs handed out in the cache's arm
-    resolved_by_boto3: int = 0  # those in the other one; they are from_signer, too
-    nanoseconds_by_cache: int = 0  # for which callers waited for the ones
-    nanoseconds_by_boto3: int = 0  # and for the others
+        # Counted where a rollout has two arms, and not where all requests use the cache.
+        self.resolved_by_cache = 0  # URLs handed out in the cache's arm
+        self.resolved_by_boto3 = 0  # those in the other one; they are from_signer, too
+        self.nanoseconds_by_cache = 0  # for which callers waited for the ones
+        self.nanoseconds_by_boto3 = 0  # and for the others
 
     @classmethod
     def by_origin(cls, names: Collection[str]) -> "Counts":
         """Return counters for the origins that have these *names*, of which the first are told apart."""
         apart = [name for name in names if name != OTHER][:_MOST_ORIGINS]
-        return cls({name: Tally() for name in apart}, has_others=len(apart) < len(names))
+        counts = cls()
+        counts.origins = {name: Tally() for name in apart}
+        counts.has_others = len(apart) < len(names)
+        return counts
 
     def of(self, origin: str) -> Tally:
         """Return the counters of *origin*, which are those of others too where origins are many."""
@@ -141,4 +144,4 @@ class Counts:
         return {"resolved": resolved, **sums, **rest}
 
 
-_COUNTED = tuple(each.name for each in fields(Counts) if each.type is int)
+_COUNTED = tuple(name for name, value in vars(Counts()).items() if type(value) is int)

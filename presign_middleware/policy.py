@@ -52,8 +52,7 @@ class Life(NamedTuple):
     ageing_until: float  #: SPENT from here on
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(NamedTuple):
     """How URLs of one lifetime are dated and how long each is served. Made by `Policy.rotation`."""
 
     lifetime: int  # seconds: X-Amz-Expires
