@@ -77,6 +77,7 @@ class Presence:
         shared: Notices | None,
         namespace: str,
         clock: Clock,
+        started: float,  # Unix seconds
     ) -> None:
         self._counts = counts
         self._table = table
@@ -86,7 +87,7 @@ class Presence:
         self._shared = shared
         self._namespace = namespace
         self._clock = clock
-        self._started = clock.time()
+        self._started = started
         self._host, self._pid, self._id = os.uname().nodename[:64], os.getpid(), os.urandom(8).hex()
         self._key, self._list = workers_key(namespace, self._id), workers_key(namespace)
         self._lock = Lock()

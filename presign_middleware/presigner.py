@@ -12,26 +12,22 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
-from .answering import Answering
 from .catching import Catching
 from .credentials import effective
 from .environment import settings
 from .epochs import Epochs
 from .errors import ConfigurationError, SigningError
-from .explaining import Explaining, Explanation
 from .healing import Attempt, Healing
 from .linking import Linking
 from .local import Entry, Flights, Table
-from .measuring import Measuring
 from .metrics import Counts
 from .objects import S3Object, SignedURL
 from .origins import Origin, check_fallbacks
 from .policy import Policy
-from .presence import Presence
 from .renewal import Renewals
 from .resolver import Clock, Resolver
 from .rollout import Arms, Rollout
@@ -44,6 +40,10 @@ from .writing import Writing
 
 if TYPE_CHECKING:
     from .addresses import Addresses
+    from .answering import Answering
+    from .explaining import Explaining, Explanation
+    from .measuring import Measuring
+    from .presence import Presence
 
 __all__ = ["Presigner", "notice_fork"]
 
@@ -55,6 +55,31 @@ _CHUNK = 500
 
 #: Parameters of a URL under boto3's names.
 Params = Mapping[str, Any] | None
+
+T = TypeVar("T")
+
+
+class _Late(Generic[T]):
+    """A side of a presigner that is imported and made when it is first asked for: most never are."""
+
+    def __init__(self, make: Callable[["Presigner"], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+
+    @overload
+    def __get__(self, presigner: None, owner: type) -> "_Late[T]": ...
+    @overload
+    def __get__(self, presigner: "Presigner", owner: type) -> T: ...
+    def __get__(self, presigner: "Presigner | None", owner: type) -> "T | _Late[T]":
+        if presigner is None:
+            return self
+        # What is put there is found before this is asked again. Not functools.cached_property, whose
+        # lock is everybody's before Python 3.12: a fork may find it held by a thread that it has not.
+        made: dict[str, T] = vars(presigner)
+        with presigner._making:
+            if self._name not in made:
+                made[self._name] = self._make(presigner)
+            return made[self._name]
 
 
 class Presigner:
@@ -128,6 +153,9 @@ class Presigner:
 
     def _open(self, parent: Epochs | None = None) -> None:
         """Make what belongs to one process: counters, URLs, locks, threads, flights."""
+        self._began, self._making = self._clock.time(), Lock()
+        for name in [name for name, side in vars(Presigner).items() if isinstance(side, _Late)]:
+            vars(self).pop(name, None)  # the parent's, in a fork
         # As they are configured: what S3 tells of them is learned anew in each process.
         origins, policy, namespace, clock = self._configured, self.policy, self._namespace, self._clock
         self.origins = {origin.name: origin for origin in origins}
@@ -142,7 +170,7 @@ class Presigner:
         lag, is_shared = policy.invalidation_lag, self._shared is not None
         self._epochs = epochs = Epochs(skews, lag, counts, is_shared=is_shared, parent=parent)
         self._signing = signing = Signing(origins, counts, clock, epochs)
-        resolver = Resolver(
+        self._resolver = resolver = Resolver(
             signing, table, flights, counts, clock, epochs=epochs, is_shared=is_shared, note=self._note
         )
         shared = None
@@ -163,20 +191,58 @@ class Presigner:
         self.healing = healing = Healing(
             self.origins, targets, signing, runner, arms, epochs, counts, clock, self._scope, self._short
         )
-        self.explaining = Explaining(
-            targets, table, signing, healing, resolver, epochs, arms, shared, namespace, clock, self._scope
-        )
-        self.measuring = Measuring(counts, table, self._local_size, signing.sources, shared)
-        self.presence = Presence(
-            counts, table, signing, healing, lambda: list(self.origins), shared, namespace, clock
-        )
-        if self._is_shown:
-            self.presence.begin()
         self.renewals = Renewals(runner, table.get, clock, policy.refresh_limit)
         self.catching = Catching(targets, table, healing, counts)
-        self.answering = Answering(targets, signing, runner, arms, counts, self._scope)
         self.linking = Linking(targets, healing, arms, self._scope)
         self.writing = Writing(origins, targets, runner, self._invalidation, counts)
+        if self._is_shown:
+            self.presence.begin()
+
+    @_Late
+    def answering(self) -> "Answering":
+        from .answering import Answering
+
+        return Answering(self._targets, self._signing, self._runner, self._arms, self.counts, self._scope)
+
+    @_Late
+    def explaining(self) -> "Explaining":
+        from .explaining import Explaining
+
+        return Explaining(
+            self._targets,
+            self._table,
+            self._signing,
+            self.healing,
+            self._resolver,
+            self._epochs,
+            self._arms,
+            self.shared,
+            self._namespace,
+            self._clock,
+            self._scope,
+        )
+
+    @_Late
+    def measuring(self) -> "Measuring":
+        from .measuring import Measuring
+
+        return Measuring(self.counts, self._table, self._local_size, self._signing.sources, self.shared)
+
+    @_Late
+    def presence(self) -> "Presence":
+        from .presence import Presence
+
+        return Presence(
+            self.counts,
+            self._table,
+            self._signing,
+            self.healing,
+            lambda: list(self.origins),
+            self.shared,
+            self._namespace,
+            self._clock,
+            self._began,
+        )
 
     @classmethod
     def from_env(cls) -> "Presigner":
@@ -311,7 +377,7 @@ class Presigner:
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
-    ) -> Explanation:
+    ) -> "Explanation":
         """
         Tell what `url` would do with the same arguments, here and now, and why.
 
@@ -477,7 +543,8 @@ class Presigner:
 
     def close(self) -> None:
         """Let go of threads and connections, after a few seconds at most. A later call opens them again."""
-        self.presence.close()
+        if "presence" in vars(self):
+            self.presence.close()
         self._runner.close()
 
     async def aclose(self) -> None:
