@@ -15,7 +15,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from math import inf
 from threading import Lock, Thread
 from time import sleep
@@ -514,6 +513,8 @@ def _find(origin: Origin) -> Any:
 
 def _read(credentials: Any) -> tuple[Any, float | None]:
     """Return the keys and their end, of one and the same credential. May block on I/O."""
+    from datetime import datetime
+
     frozen = credentials.get_frozen_credentials()
     # Only credentials that renew themselves know their end; botocore has no public name for it.
     if not isinstance(getattr(credentials, "_expiry_time", None), datetime):
@@ -592,15 +593,13 @@ def _endpoint_of_environment() -> str | None:
 
 
 #: Endpoints that a client has without having been given one.
-_is_boto_choice = re.compile(
-    r"https://s3(-accelerate)?(\.dualstack)?(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?"
-).fullmatch
+_BOTO_CHOICE = r"https://s3(-accelerate)?(\.dualstack)?(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?"
 
 
 def _of_client(origin: Origin) -> Origin:
     meta = origin.client.meta
     endpoint = origin.endpoint_url or meta.endpoint_url
-    if _is_boto_choice(endpoint):
+    if re.fullmatch(_BOTO_CHOICE, endpoint):
         endpoint = None  # nobody gave it: boto3 chooses host and style for each bucket
     style = origin.addressing_style
     if style == "auto":

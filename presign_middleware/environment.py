@@ -4,7 +4,6 @@ The settings that environment variables make.
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
@@ -46,6 +45,8 @@ def settings(variables: Mapping[str, str]) -> tuple[list[Origin], Policy, dict[s
     if _ROLLOUT_FILE in variables:
         if "rollout" in options:
             raise ConfigurationError(f"either PRESIGN_ROLLOUT or {_ROLLOUT_FILE} can be set, got both")
+        from pathlib import Path
+
         options["rollout"] = Path(variables[_ROLLOUT_FILE])
     return [Origin.parse(text) for text in origins], Policy(**policy), options
 

@@ -4,7 +4,6 @@ What this process holds: signed URLs, and the resolutions under way.
 Both belong to one process. Neither reads a clock nor signs anything.
 """
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -172,6 +171,8 @@ class Table:
 
     def sample(self, most: int) -> list[Entry]:
         """Return at most so many entries, at random. Takes no lock: what leaves meanwhile is absent."""
+        import random  # for those alone who look into a process
+
         queue, get = self._queue, self.get
         places = range(len(queue))
         found = []

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
@@ -301,6 +300,7 @@ def _whole_number(value: Any) -> str:
 
 def _http_date(value: Any) -> str:
     """Return *value* as boto3 writes an instant: a datetime, Unix seconds, or the text of either."""
+    from datetime import UTC
     from email.utils import format_datetime  # which costs 8 ms, and hardly anybody needs it
 
     from botocore.utils import parse_to_aware_datetime  # its own reading: texts have many

@@ -42,20 +42,21 @@ _MOST_SHOWN = 10
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}").fullmatch
 _DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
 _DNS_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
-_ACCESS_POINT = re.compile(r"arn:aws[a-z-]*:s3:([a-z0-9-]+):(\d{12}):accesspoint[/:]([a-z0-9-]+)").fullmatch
-_is_role = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII).fullmatch
-_is_external_id = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII).fullmatch
 _REGION = re.compile(r"[a-z0-9-]{2,}").fullmatch
-_HTTP_BASE = re.compile(r"https?://[^/?#@\\\s]+(/[^?#\\\s]*)?", re.IGNORECASE).fullmatch
-
 _URL = re.compile(
     r"(https?)://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL
 ).fullmatch
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 _NO_FIRST = ("", ".")  # of a key: it would be empty, or may be a dot segment
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://").match
+
+# Texts, since few origins have any of it: `re` compiles them when it meets them first.
+_ACCESS_POINT = r"arn:aws[a-z-]*:s3:([a-z0-9-]+):(\d{12}):accesspoint[/:]([a-z0-9-]+)"
+_ROLE = r"(?a)arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+"
+_EXTERNAL_ID = r"(?a)[\w+=,.@:/-]{2,1224}"
+_HTTP_BASE = r"(?i)https?://[^/?#@\\\s]+(/[^?#\\\s]*)?"
+_PLAIN_NAME = r"[A-Za-z0-9_-]{1,40}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # by identity: params and sessions have no hash
@@ -105,7 +106,7 @@ class Origin:
             yield 'the name must be 1 to 64 of A-Z a-z 0-9 _ - . (a metric label), e.g. "media"'
         if bucket.endswith(("--x-s3", "--xa-s3")):
             yield f"{bucket} is of a directory bucket, which needs session signatures; not supported yet"
-        if bucket.startswith("arn:") and not _ACCESS_POINT(bucket):
+        if bucket.startswith("arn:") and not _access_point(bucket):
             yield (
                 f"bucket {bucket!r} is an ARN that cannot be signed; wanted a regional access point, "
                 "arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME (not multi-region, Outposts or Object Lambda)"
@@ -143,16 +144,14 @@ class Origin:
         given = [name for name in ("profile", "session", "client") if getattr(self, name) is not None]
         if len(given) > 1:
             yield f"{' and '.join(given)} were both given: credentials come from one of them"
-        if self.role_arn is not None and not (isinstance(self.role_arn, str) and _is_role(self.role_arn)):
+        if self.role_arn is not None and not _matches(_ROLE, self.role_arn):
             yield f'role_arn must look like "arn:aws:iam::123456789012:role/media", got {self.role_arn!r}'
         if self.role_arn is not None and self.client is not None:
             yield "role_arn and client were both given: a client has credentials already"
         for name in ("external_id", "sts_endpoint_url"):
             if getattr(self, name) is not None and self.role_arn is None:
                 yield f"{name} was given without role_arn, which it belongs to"
-        if self.external_id is not None and not (
-            isinstance(self.external_id, str) and _is_external_id(self.external_id)
-        ):
+        if self.external_id is not None and not _matches(_EXTERNAL_ID, self.external_id):
             yield "external_id must be 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
         if self.sts_endpoint_url is not None and not _is_base(self.sts_endpoint_url):
             yield f'sts_endpoint_url must look like "https://host/", got {redact(self.sts_endpoint_url)!r}'
@@ -168,7 +167,7 @@ class Origin:
     @property
     def arn_region(self) -> str | None:
         """The region an access point's ARN names."""
-        found = _ACCESS_POINT(self.bucket)
+        found = _access_point(self.bucket)
         return found[1] if found else None
 
     @classmethod
@@ -440,7 +439,7 @@ def _has_surrogates(text: str) -> bool:
 
 def _is_base(url: object) -> bool:
     """Return whether objects can be found below *url*: an http URL with nothing doubtful about it."""
-    if not isinstance(url, str) or not url.isascii() or not _HTTP_BASE(url) or _BAD_ESCAPE(url):
+    if not isinstance(url, str) or not url.isascii() or not re.fullmatch(_HTTP_BASE, url) or _BAD_ESCAPE(url):
         return False
     try:
         return not _has_dots(unquote_to_bytes(urlsplit(url).path).decode())
@@ -488,7 +487,7 @@ def _parameters(target: str, query: str) -> Parameters:
         raise NotCovered(f"{redact(target)} is signed already")
     if other:
         # A name may hold anything once it is decoded, a signature too.
-        shown = next((name for name in sorted(other) if _PLAIN_NAME(name)), "?")
+        shown = next((name for name in sorted(other) if re.fullmatch(_PLAIN_NAME, name)), "?")
         raise NotCovered(
             f"{redact(target)} has the query parameter {shown}, which is not an object's; "
             f"wanted {', '.join(sorted(_QUERY_NAMES))}"
@@ -512,7 +511,7 @@ def _bases(origin: Origin) -> Iterator[str]:
         return
     region = origin.region
     suffix = "amazonaws.com.cn" if str(region).startswith("cn-") else "amazonaws.com"
-    access_point = _ACCESS_POINT(bucket)
+    access_point = _access_point(bucket)
     if access_point:
         _, account, name = access_point.groups()
         for dualstack in ("", ".dualstack"):
@@ -530,6 +529,14 @@ def _bases(origin: Origin) -> Iterator[str]:
     if _DNS_LABEL(bucket) and suffix == "amazonaws.com":
         yield f"https://{bucket}.s3-accelerate.amazonaws.com/"
         yield f"https://{bucket}.s3-accelerate.dualstack.amazonaws.com/"
+
+
+def _matches(pattern: str, value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _access_point(bucket: str) -> re.Match[str] | None:
+    return re.fullmatch(_ACCESS_POINT, bucket) if bucket.startswith("arn:") else None
 
 
 def _plain_base(url: str) -> str:

@@ -2,7 +2,6 @@
 What is tried again and again in the background, until it is done.
 """
 
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread, local
@@ -49,6 +48,8 @@ class Persistence:
             closing.set()
 
     def _run(self, closing: Event) -> None:
+        import random
+
         self._here.is_own = True
         pause = _SHORTEST_PAUSE
         while not closing.wait(pause * random.uniform(0.5, 1)):

@@ -25,8 +25,9 @@ DIGEST = 64
 
 _FILLED = frozenset({"X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token"})
 
-_MINUTES = tuple(f"T{minute // 60:02}{minute % 60:02}" for minute in range(1440))
-_SECONDS = tuple(f"{second:02}Z" for second in range(60))
+_TO_60 = [f"{number:02}" for number in range(60)]
+_MINUTES = tuple([f"T{hour}{minute}" for hour in _TO_60[:24] for minute in _TO_60])
+_SECONDS = tuple([f"{second}Z" for second in _TO_60])
 
 #: An empty hash: a copy of it is there sooner than a new one.
 _sha256 = hashlib.sha256()

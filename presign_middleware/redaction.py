@@ -13,11 +13,10 @@ from threading import local
 __all__ = ["RedactSignatures", "hushed", "redact"]
 
 #: A secret parameter and its value, in a URL or in one that was quoted into another, once or twice.
-_SECRETS = re.compile(
-    r"((?:(?<![A-Za-z-])|(?<=%3F)|(?<=%26)|(?<=%253F)|(?<=%2526))"
+_SECRETS = (
+    r"(?i)((?:(?<![A-Za-z-])|(?<=%3F)|(?<=%26)|(?<=%253F)|(?<=%2526))"
     r"(?:X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId)(?:=|%3D|%253D))"
-    r"""[^&\s"'<>)\]]+?(?=&|%26|%2526|[\s"'<>)\]]|$)""",
-    re.IGNORECASE,
+    r"""[^&\s"'<>)\]]+?(?=&|%26|%2526|[\s"'<>)\]]|$)"""
 )
 
 
@@ -37,13 +36,13 @@ class RedactSignatures(logging.Filter):
             text = record.getMessage()
         except Exception:  # logging reports what does not fit, with all its arguments
             text = _unfit(record)
-        clean = _SECRETS.sub(r"\1[redacted]", text)
+        clean = re.sub(_SECRETS, r"\1[redacted]", text)
         if clean != text:
             record.msg, record.args = clean, ()
         said = record.exc_text
         if said is None and record.exc_info:
             said = logging.Formatter().formatException(record.exc_info)
-        clean = _SECRETS.sub(r"\1[redacted]", said or "")
+        clean = re.sub(_SECRETS, r"\1[redacted]", said or "")
         if clean != (said or ""):
             # The exception itself would go to whoever formats it anew.
             record.exc_text, record.exc_info = clean, None
@@ -91,5 +90,5 @@ def redact(target: object) -> str:
     """Return *target* fit for a message: no query, no userinfo, at most 200 characters, printable."""
     text = re.sub(r"[?#].*", "", str(target), flags=re.DOTALL)
     text = re.sub(r"//.*@", "//", text)
-    text = _SECRETS.sub(r"\1[redacted]", text)  # a query that was quoted
+    text = re.sub(_SECRETS, r"\1[redacted]", text)  # a query that was quoted
     return ascii(text[:200])[1:-1][:200]

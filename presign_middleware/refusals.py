@@ -36,10 +36,9 @@ _CAUSES: dict[str, Cause] = {
 _CLOCK = ("Request has expired", "Request is not yet valid")
 
 #: What regions of AWS are called, those of its partitions included.
-_is_region = re.compile(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}").fullmatch
+_REGION = r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}"
 
-
-_is_code = re.compile(r"[A-Za-z]{1,64}").fullmatch
+_CODE = r"[A-Za-z]{1,64}"
 
 
 class Reply(NamedTuple):
@@ -70,14 +69,14 @@ def refusal(reply: Reply) -> Refusal | None:
         cause = "clock"
     if cause == "region":
         region = _said(text, "Region") or reply.headers.get("x-amz-bucket-region", "")
-        return Refusal(cause, region) if _is_region(region) else None
+        return Refusal(cause, region) if re.fullmatch(_REGION, region) else None
     return None if cause is None else Refusal(cause)
 
 
 def code_of(reply: Reply) -> str:
     """Return S3's word for what is wrong, such as ``NoSuchKey``; "": it does not say."""
     code = _said(_text(reply), "Code")
-    return code if _is_code(code) else ""
+    return code if re.fullmatch(_CODE, code) else ""
 
 
 def clock_of(headers: Mapping[str, str]) -> int | None:

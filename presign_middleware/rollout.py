@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from math import inf
-from pathlib import Path
 from random import Random
 from threading import Lock
 from time import perf_counter_ns
@@ -45,7 +44,7 @@ class Rollout:
     """The share of requests that use the cache: what was said last, by the program or by a file."""
 
     def __init__(self, said: "float | os.PathLike[str]") -> None:
-        self._path = Path(said) if isinstance(said, os.PathLike) else None
+        self._path = os.fspath(said) if isinstance(said, os.PathLike) else None
         self._text = b""  # of the file, when it could be read last
         self._is_lost = False  # it was told that it cannot be read
         #: When the file is to be read again, monotonic seconds; inf: there is none.
@@ -262,8 +261,8 @@ def _checked(share: object) -> float:
     )
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
         return file.read(_MOST_BYTES).strip()
 
 

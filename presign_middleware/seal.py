@@ -19,7 +19,6 @@ a fleet that seals 50,000 values a second gets there in a day.
 import logging
 import os
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
@@ -178,6 +177,8 @@ def tell_if_in_clear(host: str, *, is_private: bool) -> None:
 
 def is_this_machine(host: str) -> bool:
     """Return whether what is sent to *host* does not leave this machine. No name is resolved."""
+    from ipaddress import ip_address
+
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -7,7 +7,6 @@ again. Only when the two agree byte for byte does the plan sign that shape; othe
 boto3 does, one by one.
 """
 
-import calendar
 import hmac
 import logging
 import time
@@ -670,5 +669,7 @@ def _alive(entry: Entry, wall: float) -> Entry | SigningError:
 
 def _date(url: str) -> int:
     """Return X-Amz-Date of *url* in Unix seconds."""
+    import calendar  # as strptime() does, which is slow to import
+
     text = dict(parse_qsl(urlsplit(url).query))["X-Amz-Date"]
     return calendar.timegm(time.strptime(text, "%Y%m%dT%H%M%SZ"))
