@@ -4,9 +4,13 @@ What one request was given: for its response to tell.
 Only a request that is to tell anything has an account; see `Scope.tell`.
 """
 
-from math import floor, inf
+from __future__ import annotations
 
-from .local import Entry
+from math import floor, inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .local import Entry
 
 __all__ = ["Account"]
 

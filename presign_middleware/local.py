@@ -4,17 +4,20 @@ What this process holds: signed URLs, and the resolutions under way.
 Both belong to one process. Neither reads a clock nor signs anything.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import SigningError
-from .metrics import Counts, Tally
-from .objects import S3Object
-from .policy import Credential, Life
+if TYPE_CHECKING:
+    from .errors import SigningError
+    from .metrics import Counts, Tally
+    from .objects import S3Object
+    from .policy import Credential, Life
 
 __all__ = ["PATIENCE", "Entry", "Flight", "Flights", "Order", "Passing", "Patience", "Table"]
 
@@ -35,7 +38,7 @@ class Service(NamedTuple):
     reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
 
     @classmethod
-    def of(cls, life: Life, date: int, skew: float) -> "Service":
+    def of(cls, life: Life, date: int, skew: float) -> Service:
         """Return the service of a URL of *date* whose *life* is told by S3's clock, *skew* seconds ahead."""
         host = date + skew
         # An int beside a clock's float takes as long to compare as the clock takes to read.
@@ -274,7 +277,7 @@ class Flight:
 
     __slots__ = ("answer", "is_over", "object", "order", "waits")
 
-    def __init__(self, obj: S3Object, order: "Order") -> None:
+    def __init__(self, obj: S3Object, order: Order) -> None:
         self.object = obj
         self.order = order
         self.is_over = False  #: whether it has landed, or was abandoned

@@ -5,45 +5,35 @@ It turns targets into objects, asks the resolver, and hands out URLs. What it do
 not hold is decided in `resolver`, signed in `signing` and waited for in `effects`.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
-from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
-from .catching import Catching
-from .credentials import effective
-from .environment import settings
-from .epochs import Epochs
-from .errors import ConfigurationError, SigningError
-from .healing import Attempt, Healing
-from .linking import Linking
-from .local import Entry, Flights, Table
-from .metrics import Counts
-from .objects import S3Object, SignedURL
-from .origins import Origin, check_fallbacks
-from .policy import Policy
-from .renewal import Renewals
-from .resolver import Clock, Resolver
-from .rollout import Arms, Rollout
-from .runner import Runner
+from .errors import ConfigurationError
 from .scope import Scope, current, given, paused
-from .seal import Seal, Secrets, tell_if_in_clear
-from .signing import Signing
-from .targets import Targets
-from .writing import Writing
 
 if TYPE_CHECKING:
     from .addresses import Addresses
     from .answering import Answering
+    from .epochs import Epochs
+    from .errors import SigningError
     from .explaining import Explaining, Explanation
+    from .healing import Attempt
+    from .local import Entry
     from .measuring import Measuring
+    from .objects import S3Object, SignedURL
+    from .origins import Origin
+    from .policy import Policy
     from .presence import Presence
+    from .resolver import Clock
+    from .seal import Seal, Secrets
 
 __all__ = ["Presigner", "notice_fork"]
 
@@ -62,15 +52,15 @@ T = TypeVar("T")
 class _Late(Generic[T]):
     """A side of a presigner that is imported and made when it is first asked for: most never are."""
 
-    def __init__(self, make: Callable[["Presigner"], T]) -> None:
+    def __init__(self, make: Callable[[Presigner], T]) -> None:
         self._make = make
         self._name = make.__name__
 
     @overload
-    def __get__(self, presigner: None, owner: type) -> "_Late[T]": ...
+    def __get__(self, presigner: None, owner: type) -> _Late[T]: ...
     @overload
-    def __get__(self, presigner: "Presigner", owner: type) -> T: ...
-    def __get__(self, presigner: "Presigner | None", owner: type) -> "T | _Late[T]":
+    def __get__(self, presigner: Presigner, owner: type) -> T: ...
+    def __get__(self, presigner: Presigner | None, owner: type) -> T | _Late[T]:
         if presigner is None:
             return self
         # What is put there is found before this is asked again. Not functools.cached_property, whose
@@ -100,9 +90,9 @@ class Presigner:
     """
 
     #: Every presigner of this process, for hooks that meet a covered fetch outside any scope.
-    alive: ClassVar["WeakSet[Presigner]"] = WeakSet()
+    alive: ClassVar[WeakSet[Presigner]] = WeakSet()
 
-    _from_env: ClassVar[dict[tuple[tuple[str, str], ...], "Presigner"]] = {}
+    _from_env: ClassVar[dict[tuple[tuple[str, str], ...], Presigner]] = {}
     _from_env_lock: ClassVar[Lock] = Lock()
 
     def __init__(
@@ -113,9 +103,16 @@ class Presigner:
         namespace: str = "",  # applications with different ones share nothing
         secret: Secrets | None = None,  # 32 bytes or more, seals what is shared; of several the first seals
         local_size: int = 100_000,  # URLs this process holds, about 1 KB each
-        rollout: "float | os.PathLike[str]" = 1.0,  # share of requests that use it; or a file that says so
+        rollout: float | os.PathLike[str] = 1.0,  # share of requests that use it; or a file that says so
         clock: Clock = time,
     ) -> None:
+        from dataclasses import replace
+
+        from .credentials import effective
+        from .origins import Origin, check_fallbacks
+        from .policy import Policy
+        from .rollout import Rollout
+
         if not isinstance(namespace, str):
             raise ConfigurationError(f"namespace must be text, got {type(namespace).__name__}")
         if not namespace.isprintable():
@@ -142,17 +139,35 @@ class Presigner:
         self._clock = clock
         #: What a forked child calls when all of this is its own.
         self.opened_anew: list[Callable[[], None]] = []
-        self._seal = None if secret is None else Seal(secret, clock)
+        self._seal = None if secret is None else _seal(secret, clock)
         self._rollout = Rollout(rollout)
         self._is_shown = os.environ.get("PRESIGN_DASHBOARD", "") not in ("", "0")
         self._open()
         if self._shared is not None and secret is None:  # not in _open(): once, not in each child
+            from .seal import tell_if_in_clear
+
             for host, port in self._shared.servers:
                 tell_if_in_clear(host, is_private=port is None or self._shared.tls is not None)
         Presigner.alive.add(self)
 
     def _open(self, parent: Epochs | None = None) -> None:
         """Make what belongs to one process: counters, URLs, locks, threads, flights."""
+        # Imported with the first presigner and not with its class, as are the rooms of `__init__`: whoever
+        # imports a program's modules, to look into them or to run one of its commands, may make none.
+        from .catching import Catching
+        from .epochs import Epochs
+        from .healing import Healing
+        from .linking import Linking
+        from .local import Flights, Table
+        from .metrics import Counts
+        from .renewal import Renewals
+        from .resolver import Resolver
+        from .rollout import Arms
+        from .runner import Runner
+        from .signing import Signing
+        from .targets import Targets
+        from .writing import Writing
+
         self._began, self._making = self._clock.time(), Lock()
         for name in [name for name, side in vars(Presigner).items() if isinstance(side, _Late)]:
             vars(self).pop(name, None)  # the parent's, in a fork
@@ -199,13 +214,13 @@ class Presigner:
             self.presence.begin()
 
     @_Late
-    def answering(self) -> "Answering":
+    def answering(self) -> Answering:
         from .answering import Answering
 
         return Answering(self._targets, self._signing, self._runner, self._arms, self.counts, self._scope)
 
     @_Late
-    def explaining(self) -> "Explaining":
+    def explaining(self) -> Explaining:
         from .explaining import Explaining
 
         return Explaining(
@@ -223,13 +238,13 @@ class Presigner:
         )
 
     @_Late
-    def measuring(self) -> "Measuring":
+    def measuring(self) -> Measuring:
         from .measuring import Measuring
 
         return Measuring(self.counts, self._table, self._local_size, self._signing.sources, self.shared)
 
     @_Late
-    def presence(self) -> "Presence":
+    def presence(self) -> Presence:
         from .presence import Presence
 
         return Presence(
@@ -245,7 +260,7 @@ class Presigner:
         )
 
     @classmethod
-    def from_env(cls) -> "Presigner":
+    def from_env(cls) -> Presigner:
         """
         Return the presigner that the environment describes: one per process and environment.
 
@@ -258,6 +273,8 @@ class Presigner:
         Raises:
             ConfigurationError: ``PRESIGN_ORIGINS`` is absent, or a variable cannot work.
         """
+        from .environment import settings
+
         with cls._from_env_lock:
             said = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("PRESIGN_")))
             presigner = cls._from_env.get(said)
@@ -377,7 +394,7 @@ class Presigner:
         method: str = "GET",
         params: Params = None,
         lifetime: int | None = None,
-    ) -> "Explanation":
+    ) -> Explanation:
         """
         Tell what `url` would do with the same arguments, here and now, and why.
 
@@ -460,7 +477,7 @@ class Presigner:
         # Caught fetches name the object by its https URL.
         await self._runner.amake_ready([sample.but(form=shelf.base) for sample, shelf in shelves if shelf])
 
-    def alone(self) -> "Presigner":
+    def alone(self) -> Presigner:
         """
         Return a presigner of the same origins that shares nothing: for looking into things.
 
@@ -632,10 +649,16 @@ class Presigner:
         return self.healing.where_all(objects), [None] * len(wanted)
 
 
-def _addresses(shared: str) -> "Addresses":
-    from .addresses import Addresses  # which costs a third of what importing all the rest does
+def _addresses(shared: str) -> Addresses:
+    from .addresses import Addresses
 
     return Addresses.parse(shared)
+
+
+def _seal(secret: Secrets, clock: Clock) -> Seal:
+    from .seal import Seal
+
+    return Seal(secret, clock)
 
 
 def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
@@ -646,6 +669,10 @@ def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _signed_url(entry: Entry, target: str) -> SignedURL:
+    from urllib.parse import parse_qs, urlsplit
+
+    from .objects import SignedURL
+
     scope = parse_qs(urlsplit(entry.url).query)["X-Amz-Credential"][0]
     *_, region, service, _ = scope.split("/")
     return SignedURL(

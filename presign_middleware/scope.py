@@ -6,15 +6,20 @@ the request's behalf: sync endpoints in a thread pool, child tasks, ``gather``,
 ``to_thread``. It holds mutable state that all of them share.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .account import Account
-from .local import Entry, Patience
-from .objects import S3Object
+from .local import Patience
+
+if TYPE_CHECKING:
+    from .local import Entry
+    from .objects import S3Object
 
 __all__ = [
     "Holding",
@@ -40,7 +45,7 @@ _LONG = 10.0
 #: Such a scope waits for the shared cache for this part of its time at most.
 _WAITING = 1 / 20
 
-_current: ContextVar["Scope | None"] = ContextVar("presign_scope", default=None)
+_current: ContextVar[Scope | None] = ContextVar("presign_scope", default=None)
 _paused: ContextVar[bool] = ContextVar("presign_paused", default=False)
 
 
@@ -71,12 +76,12 @@ class Scope(Patience):
     opened: float  #: monotonic seconds
     met: OrderedDict[S3Object, Entry] | None  #: what was resolved; None: it is not open
     is_by_boto3: bool | None = None  #: whether boto3 signs for it; None: nobody had to know so far
-    _outer: "Scope | None"
+    _outer: Scope | None
     _at_rest: dict[S3Object, float] | None = None
     _patient_from: float | None = None  # monotonic; None: once it has been open for long
 
     @staticmethod
-    def new(presigner: Any, opened: float, patience: float) -> "Scope":
+    def new(presigner: Any, opened: float, patience: float) -> Scope:
         """Return one that is still to begin. It has *patience*, in seconds, with the shared cache."""
         # Not by an __init__, and not by super(): that takes a third longer, for each request.
         scope = object.__new__(Scope)
@@ -86,7 +91,7 @@ class Scope(Patience):
         return scope
 
     @staticmethod
-    def begun(presigner: Any, opened: float, patience: float) -> "Scope":
+    def begun(presigner: Any, opened: float, patience: float) -> Scope:
         """Return what `new` does, begun: the same at once, since each request needs one."""
         scope = object.__new__(Scope)
         scope.presigner, scope.opened = presigner, opened
@@ -164,7 +169,7 @@ class Scope(Patience):
             is_by_boto3 = vars(self).setdefault("is_by_boto3", drawn)
         return is_by_boto3
 
-    def begin(self) -> "Scope":
+    def begin(self) -> Scope:
         """Be the current scope from now on, until `end`."""
         if self.met is not None:
             raise RuntimeError("this scope is open already: each request or job has one of its own")
@@ -182,17 +187,17 @@ class Scope(Patience):
         self._outer = None  # or a job that starts its successor would keep every scope alive
         self.met = None
 
-    def _be_part_of(self, outer: "Scope") -> None:
+    def _be_part_of(self, outer: Scope) -> None:
         if outer.account is not None and outer.presigner is self.presigner:
             self.tell(outer.account)
 
-    def __enter__(self) -> "Scope":
+    def __enter__(self) -> Scope:
         return self.begin()
 
     def __exit__(self, *exc: object) -> None:
         self.end()
 
-    async def __aenter__(self) -> "Scope":
+    async def __aenter__(self) -> Scope:
         return self.begin()
 
     async def __aexit__(self, *exc: object) -> None:
