@@ -4,8 +4,6 @@ What this process holds: signed URLs, and the resolutions under way.
 Both belong to one process. Neither reads a clock nor signs anything.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +11,7 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # which `Presigner` needs with its first object, and not when it is imported
     from .errors import SigningError
     from .metrics import Counts, Tally
     from .objects import S3Object
@@ -38,7 +36,7 @@ class Service(NamedTuple):
     reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
 
     @classmethod
-    def of(cls, life: Life, date: int, skew: float) -> Service:
+    def of(cls, life: "Life", date: int, skew: float) -> "Service":
         """Return the service of a URL of *date* whose *life* is told by S3's clock, *skew* seconds ahead."""
         host = date + skew
         # An int beside a clock's float takes as long to compare as the clock takes to read.
@@ -77,13 +75,13 @@ class Entry:
 
     def __init__(
         self,
-        obj: S3Object,
+        obj: "S3Object",
         url: str,
         date: int,
-        credential: Credential,  # that signed it
+        credential: "Credential",  # that signed it
         service: Service,
         offset: float,  # monotonic time less wall time, at present
-        tally: Tally,  # of its origin
+        tally: "Tally",  # of its origin
     ) -> None:
         born, fresh_until, _, _, _ = service
         self.object = obj
@@ -160,7 +158,7 @@ class Table:
     which saves parsing the text again.
     """
 
-    def __init__(self, size: int, counts: Counts) -> None:
+    def __init__(self, size: int, counts: "Counts") -> None:
         self._size = size
         self._counts = counts
         self._entries: dict[S3Object, Entry] = {}
@@ -277,7 +275,7 @@ class Flight:
 
     __slots__ = ("answer", "is_over", "object", "order", "waits")
 
-    def __init__(self, obj: S3Object, order: Order) -> None:
+    def __init__(self, obj: "S3Object", order: Order) -> None:
         self.object = obj
         self.order = order
         self.is_over = False  #: whether it has landed, or was abandoned
@@ -302,11 +300,11 @@ class Flights:
         self._lock = Lock()  # of all of them: most end with nobody waiting, and need none of their own
         self._aloft: dict[S3Object, Flight] = {}
 
-    def has(self, obj: S3Object) -> bool:
+    def has(self, obj: "S3Object") -> bool:
         """Return whether *obj* is being resolved."""
         return bool(self._aloft) and obj in self._aloft  # mostly nothing is, and then nothing is hashed
 
-    def board(self, objects: Iterable[S3Object], order: Order) -> tuple[list[Flight], list[Flight]]:
+    def board(self, objects: "Iterable[S3Object]", order: Order) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""
         opened, joined = [], []
         with self._lock:
@@ -332,7 +330,7 @@ class Flights:
                 flight.waits += (wait,)
         return bool(aloft)
 
-    def land(self, answers: Iterable[tuple[Flight, Entry | SigningError | None]]) -> None:
+    def land(self, answers: "Iterable[tuple[Flight, Entry | SigningError | None]]") -> None:
         """Give everyone who waits for these flights their answer, unless they were given up meanwhile."""
         wakes = []
         with self._lock:
