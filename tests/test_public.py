@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import json
 import os
 import subprocess
 import sys
@@ -92,15 +91,72 @@ def test_the_version() -> None:
 )
 def test_imports_are_light(statement: str) -> None:
     """Importing and hooking load neither boto3 nor a framework nor an HTTP client."""
-    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     heavy = {
         *("boto3", "botocore", "s3transfer", "pymemcache", "cryptography"),
         *("starlette", "fastapi", "flask", "django", "werkzeug", "uvicorn", "pytest"),
         *("httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp", "urllib3"),
         *("pydantic", "prometheus_client", "opentelemetry"),
     }
-    assert set() == heavy & {name.partition(".")[0] for name in json.loads(answer.stdout)}
+    assert set() == heavy & {name.partition(".")[0] for name in _loaded(statement)}
+
+
+def test_importing_a_presigner_is_lighter_still() -> None:
+    """Whoever only imports `Presigner` loads its class, and of the standard library what futures import."""
+    found = _loaded("from presign_middleware import Presigner")
+    assert {"", ".account", ".errors", ".local", ".presigner", ".scope"} == _ours(found)
+    heavy = {"asyncio", "dataclasses", "datetime", "email", "hashlib", "inspect", "json", "ssl", "urllib"}
+    assert set() == heavy & found - _loaded("import concurrent.futures, typing")
+
+
+def test_making_a_presigner_loads_what_it_needs_and_no_more() -> None:
+    """A presigner of one process has what signs, and not what shares, seals, measures, explains or shows."""
+    found = _loaded(MADE)
+    assert set() == found & {"asyncio", "calendar", "datetime", "email", "json", "pathlib", "ssl"}
+    unused = {"answering", "environment", "explaining", "links", "measuring", "presence", "recent", "worker"}
+    unused |= {"addresses", "doctor", "loops", "seal", "servers", "shared"}
+    assert set() == _ours(found) & {f".{name}" for name in unused}
+
+
+def test_the_first_url_imports_nothing_of_this_library() -> None:
+    """What every presigner needs is there when it is made: the first request waits for no import of ours."""
+    made = _loaded(MADE)
+    asked = _loaded(f'{MADE}; made.url("s3://acme-media/a"); made.url("s3://acme-media/b?versionId=1")')
+    assert _ours(asked) == _ours(made)
+
+
+def test_a_side_is_made_once_in_each_process(presigner: Presigner) -> None:
+    """What is made when it is asked for first stays; a fork makes its own, also of a parent that is at it."""
+    before = presigner.measuring
+    assert presigner.measuring is before
+    with presigner._making:
+        presigner._open(presigner._epochs)  # as a child does
+        assert presigner.measuring.counts is presigner.counts is not before.counts
+
+
+def test_closing_makes_nothing(presigner: Presigner) -> None:
+    """close() ends what was begun, and imports nothing to do so."""
+    presigner.close()
+    assert "presence" not in vars(presigner)
+
+
+#: A presigner whose keys are there.
+MADE = (
+    'import os; os.environ.update(AWS_ACCESS_KEY_ID="AKIATEST", AWS_SECRET_ACCESS_KEY="secret"); '
+    "from presign_middleware import Presigner; "
+    'made = Presigner("media=s3://acme-media/?region=eu-west-1")'
+)
+
+
+def _loaded(statement: str) -> set[str]:
+    """Return the modules that a Python has loaded which has run *statement*."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(answer.stdout.split())
+
+
+def _ours(modules: set[str]) -> set[str]:
+    package = presign_middleware.__name__
+    return {name.removeprefix(package) for name in modules if name.partition(".")[0] == package}
 
 
 # Errors.
