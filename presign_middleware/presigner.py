@@ -164,6 +164,7 @@ class Presigner:
         from .resolver import Resolver
         from .rollout import Arms
         from .runner import Runner
+        from .signed import signed_url
         from .signing import Signing
         from .targets import Targets
         from .writing import Writing
@@ -210,6 +211,7 @@ class Presigner:
         self.catching = Catching(targets, table, healing, counts)
         self.linking = Linking(targets, healing, arms, self._scope)
         self.writing = Writing(origins, targets, runner, self._invalidation, counts)
+        self._signed_url = signed_url  # an import at each call would take a fifth of its time
         if self._is_shown:
             self.presence.begin()
 
@@ -376,7 +378,7 @@ class Presigner:
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return the URL of *target* and what is known of it. Raises as `url` does."""
-        return _signed_url(self._entry(target, method, params, lifetime), target)
+        return self._signed_url(self._entry(target, method, params, lifetime), target)
 
     async def aresolve(
         self,
@@ -386,7 +388,7 @@ class Presigner:
         lifetime: int | None = None,
     ) -> SignedURL:
         """Return what `resolve` returns, without ever blocking the event loop."""
-        return _signed_url(await self._aentry(target, method, params, lifetime), target)
+        return self._signed_url(await self._aentry(target, method, params, lifetime), target)
 
     def explain(
         self,
@@ -412,12 +414,12 @@ class Presigner:
         with one credential, it has the same bytes. Raises as `url` does.
         """
         entry = self._runner.replace(self._named(str(target)))
-        return _signed_url(given(self._scope(), [entry])[0], target)
+        return self._signed_url(given(self._scope(), [entry])[0], target)
 
     async def arefresh(self, target: str) -> SignedURL:
         """Do what `refresh` does, without ever blocking the event loop."""
         entry = await self._runner.areplace(self._named(str(target)))
-        return _signed_url(given(self._scope(), [entry])[0], target)
+        return self._signed_url(given(self._scope(), [entry])[0], target)
 
     def invalidate(self, target: str) -> None:
         """
@@ -666,26 +668,6 @@ def _chunks(targets: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(targets)
     while some := list(islice(rest, _CHUNK)):
         yield some
-
-
-def _signed_url(entry: Entry, target: str) -> SignedURL:
-    from urllib.parse import parse_qs, urlsplit
-
-    from .objects import SignedURL
-
-    scope = parse_qs(urlsplit(entry.url).query)["X-Amz-Credential"][0]
-    *_, region, service, _ = scope.split("/")
-    return SignedURL(
-        url=entry.url,
-        original_url=str(target),
-        origin=entry.object.origin,
-        method=entry.object.method,
-        region=region,
-        service=service,
-        created_at=entry.date,
-        expires_at=entry.end,
-        expires_reason=entry.reason,
-    )
 
 
 def notice_fork() -> None:
