@@ -298,20 +298,20 @@ class Flights:
 
     def __init__(self) -> None:
         self._lock = Lock()  # of all of them: most end with nobody waiting, and need none of their own
-        self._aloft: dict[S3Object, Flight] = {}
+        self.aloft: dict[S3Object, Flight] = {}
 
     def has(self, obj: "S3Object") -> bool:
         """Return whether *obj* is being resolved."""
-        return bool(self._aloft) and obj in self._aloft  # mostly nothing is, and then nothing is hashed
+        return bool(self.aloft) and obj in self.aloft  # mostly nothing is, and then nothing is hashed
 
     def board(self, objects: "Iterable[S3Object]", order: Order) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""
         opened, joined = [], []
         with self._lock:
             for obj in objects:
-                flight = self._aloft.get(obj)
+                flight = self.aloft.get(obj)
                 if flight is None:
-                    flight = self._aloft[obj] = Flight(obj, order)
+                    flight = self.aloft[obj] = Flight(obj, order)
                     opened.append(flight)
                 else:
                     joined.append(flight)
@@ -339,7 +339,7 @@ class Flights:
                     continue
                 flight.answer = answer
                 flight.is_over = True
-                self._aloft.pop(flight.object, None)
+                self.aloft.pop(flight.object, None)
                 for wait in flight.waits:
                     wait.missing -= 1
                     if not wait.missing:

@@ -349,6 +349,10 @@ class Coverage:
 
         return origin, within
 
+    def is_alone(self, origin: Origin) -> bool:
+        """Return whether no ``s3://`` target that begins as those of *origin* is another's."""
+        return self._buckets[origin.bucket].longest == len(origin.prefix)
+
     def _within(self, origin: Origin, neighbours: _Holdings, text: str) -> Spot:
         key = text
         if _HAS_SCHEME(text):

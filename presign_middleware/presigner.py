@@ -645,8 +645,8 @@ class Presigner:
         """Return the object of each of *targets*, and the alias of each."""
         wanted = [target if isinstance(target, str) else str(target) for target in targets]
         if method == "GET" and params is None and lifetime is None and not self.falls_back:
-            find, named = self._table.by_alias, self._targets.named
-            return [entry.object if (entry := find(text)) else named(text) for text in wanted], wanted
+            held, find = self._table.by_alias, self._targets.finder(None, "GET", (), None)
+            return [entry.object if (entry := held(text)) else find(text) for text in wanted], wanted
         objects = [self._targets.asked(target, method, params, lifetime) for target in wanted]
         return self.healing.where_all(objects), [None] * len(wanted)
 

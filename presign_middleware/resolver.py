@@ -55,10 +55,10 @@ class Signs(Protocol):
     """Whoever can sign."""
 
     def sign(
-        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
-    ) -> Entry | SigningError | None:
+        self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
+    ) -> Sequence[Entry | SigningError | None]:
         """
-        Return a new URL, why there is none, or None: `prepare` must come first. No I/O.
+        Return for each a new URL, why there is none, or None: `prepare` must come first. No I/O.
 
         *since*: the earliest date, by S3's clock, that it may have.
         """
@@ -167,19 +167,43 @@ class Resolver:
         Raises:
             SigningError: The object cannot be signed.
         """
+        wall, monotonic = self._time(), self._monotonic()
+        if self._epochs.good_until <= monotonic:
+            return None
         with self._lock:  # one signature an object, however many threads ask at once
-            return self._quick(obj, alias, scope, self._time(), self._monotonic())
+            return self._quick(obj, alias, scope, wall, monotonic)
 
     def quick_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
     ) -> list[Entry | None]:
         """Return what `quick` returns for each of *objects*."""
         wall, monotonic = self._time(), self._monotonic()
+        if self._epochs.good_until <= monotonic:
+            return [None] * len(objects)
         with self._lock:
-            return [
-                self._quick(obj, alias, scope, wall, monotonic)
+            get, known = self._table.get, self._known
+            found = [
+                None
+                if (held := get(obj)) is None and scope is None
+                else known(held, obj, alias, scope, wall, monotonic)
                 for obj, alias in zip(objects, aliases, strict=True)
             ]
+            missing = [place for place, entry in enumerate(found) if entry is None]
+            cold = {objects[place]: place for place in reversed(missing)}  # each at its first place
+            if self._is_shared:
+                common = self._common_kinds(cold)
+                cold = {obj: place for obj, place in cold.items() if obj.kind not in common}
+            if self._flights.aloft:
+                cold = {obj: place for obj, place in cold.items() if obj not in self._flights.aloft}
+            answers = self._signing.sign(list(cold), wall, monotonic) if cold else []
+            kept = self._kept
+            for (obj, place), answer in zip(cold.items(), answers, strict=True):
+                if answer is not None:
+                    found[place] = kept(answer, obj, aliases[place], scope, wall, monotonic)
+            for place in missing if len(cold) < len(missing) else ():
+                if found[place] is None and objects[place] in cold:  # one call has asked for it twice
+                    found[place] = self._quick(objects[place], aliases[place], scope, wall, monotonic)
+        return found
 
     def unspent(self, entries: Sequence[Entry]) -> list[Entry | None]:
         """Return *entries*, None for those that became SPENT while others of one call were waited for."""
@@ -360,7 +384,7 @@ class Resolver:
             if entry is not None and flight.order.accepts(entry, wall, monotonic):
                 shared.append((flight, entry))
                 continue
-            answer = self._signing.sign(flight.object, wall, monotonic, flight.order.since)
+            (answer,) = self._signing.sign([flight.object], wall, monotonic, flight.order.since)
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:
@@ -391,15 +415,13 @@ class Resolver:
 
     def _common(self, flights: Iterable[Flight]) -> list[Flight]:
         """Return those of *flights* whose URLs are read from the shared cache, and written to it."""
-        are_common: dict[Kind, bool] = {}
-        found = []
-        for flight in flights:
-            kind = flight.object.kind
-            if kind not in are_common:
-                are_common[kind] = self._is_common(flight.object)
-            if are_common[kind]:
-                found.append(flight)
-        return found
+        kinds = self._common_kinds([flight.object for flight in flights])
+        return [flight for flight in flights if flight.object.kind in kinds] if kinds else []
+
+    def _common_kinds(self, objects: Iterable[S3Object]) -> set[Kind]:
+        """Return the kinds of those of *objects* that are shared: which all of a kind are, or none."""
+        kinds = {obj.kind: obj for obj in objects}
+        return {kind for kind, obj in kinds.items() if self._is_common(obj)}
 
     def _is_common(self, obj: S3Object) -> bool:
         """Return whether the URL of *obj* is read from the shared cache, and written to it."""
@@ -458,57 +480,74 @@ class Resolver:
     def _quick(
         self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
     ) -> Entry | None:
-        if self._epochs.good_until <= monotonic:
-            return None
         held = self._table.get(obj)
-        entry = (
-            self._known(held, obj, scope, wall, monotonic) if held is not None or scope is not None else None
-        )
-        if entry is not None:
-            if entry.alias is None and alias is not None:
-                self._table.name(entry, alias)
-        elif (self._is_shared and self._is_common(obj)) or self._flights.has(obj):
+        if held is not None or scope is not None:
+            entry = self._known(held, obj, alias, scope, wall, monotonic)
+            if entry is not None:
+                return entry
+        if (self._is_shared and self._is_common(obj)) or obj in self._flights.aloft:
             return None
-        else:
-            answer = self._signing.sign(obj, wall, monotonic)
-            if isinstance(answer, SigningError):
-                self._counts.of(obj.origin).failed += 1
-                self._note(answer, obj)
-                raise answer
-            if answer is not None:
-                tally = answer.tally
-                if not tally.from_signer % SAMPLED:
-                    tally.measured.note_life(answer.end - wall)
-                tally.from_signer += 1
-                if scope is not None:
-                    _note_age(scope, answer, wall, monotonic)
-                    if scope.account is not None:
-                        scope.account.from_signer += 1
-                if obj.kind.is_kept:
-                    self._table.put(answer, alias)
-            entry = answer
-        if scope is not None and entry is not None and obj.kind.is_kept:
-            scope.remember(entry)
-        return entry
+        (answer,) = self._signing.sign([obj], wall, monotonic)
+        return None if answer is None else self._kept(answer, obj, alias, scope, wall, monotonic)
+
+    def _kept(
+        self,
+        answer: Entry | SigningError,
+        obj: S3Object,
+        alias: str | None,
+        scope: Scope | None,
+        wall: float,
+        monotonic: float,
+    ) -> Entry:
+        """Return what was just signed for *obj*, held if it is to be. Raises it, if it is a SigningError."""
+        if isinstance(answer, SigningError):
+            self._counts.of(obj.origin).failed += 1
+            self._note(answer, obj)
+            raise answer
+        tally, is_kept = answer.tally, obj[0].is_kept
+        if not tally.from_signer % SAMPLED:
+            tally.measured.note_life(answer.end - wall)
+        tally.from_signer += 1
+        if is_kept:
+            self._table.put(answer, alias)
+        if scope is not None:
+            _note_age(scope, answer, wall, monotonic)
+            if scope.account is not None:
+                scope.account.from_signer += 1
+            if is_kept:
+                scope.remember(answer)
+        return answer
 
     def _known(
-        self, held: Entry | None, obj: S3Object, scope: Scope | None, wall: float, monotonic: float
+        self,
+        held: Entry | None,
+        obj: S3Object,
+        alias: str | None,
+        scope: Scope | None,
+        wall: float,
+        monotonic: float,
     ) -> Entry | None:
         """Return what this request has of *obj*, or this process as *held*, if it may be served."""
+        entry, account = None, None
         if scope is not None:
-            entry = scope.seen(obj)
-            if entry is not None and self.is_servable(scope, entry, wall, monotonic):
-                entry.tally.from_scope += 1
-                if scope.account is not None:
-                    scope.account.from_scope += 1
-                return entry
-        if held is None or not self.is_servable(scope, held, wall, monotonic):
+            entry, account = scope.seen(obj), scope.account
+        if entry is not None and self.is_servable(scope, entry, wall, monotonic):
+            entry.tally.from_scope += 1
+            if account is not None:
+                account.from_scope += 1
+        elif held is not None and self.is_servable(scope, held, wall, monotonic):
+            entry = held
+            entry.used = True
+            entry.tally.from_local += 1
+            if account is not None:
+                account.from_local += 1
+            if scope is not None and obj.kind.is_kept:
+                scope.remember(entry)
+        else:
             return None
-        held.used = True
-        held.tally.from_local += 1
-        if scope is not None and scope.account is not None:
-            scope.account.from_local += 1
-        return held
+        if entry.alias is None and alias is not None:
+            self._table.name(entry, alias)
+        return entry
 
     def _is_fresh(self, entry: Entry, wall: float, monotonic: float) -> bool:
         return entry.is_fresh(wall, monotonic) and self._is_in_force(entry)

@@ -11,9 +11,11 @@ import hmac
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from math import floor, inf
+from operator import attrgetter
 from threading import Lock
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -58,6 +60,11 @@ _MOST_RECIPES = 1_000
 #: Shapes kept for one origin: more than that are a caller's mistake, and are learned anew.
 _MOST_PLANS = 64
 
+#: Tells the earliest date, by S3's clock, that a URL of an object may have.
+_Epochs = Callable[[S3Object], int]
+
+_kind = attrgetter("kind")
+
 
 class _Recipe(ABC):
     """All that signing an object of one kind needs but its key: who signs, with what, for how long."""
@@ -77,8 +84,14 @@ class _Recipe(ABC):
         self._tally = tally
 
     @abstractmethod
-    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
-        """Return a new URL of *obj*, dated no earlier than *epoch*; *offset* is monotonic less wall time."""
+    def entries(
+        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+    ) -> list[Entry | SigningError]:
+        """
+        Return a new URL of each of *objects*, which are of the kind that this is for.
+
+        None is dated earlier than *epochs* says of its object. *offset*: monotonic less wall time.
+        """
 
     @abstractmethod
     def latest(self, phase: int, now: float) -> int:
@@ -107,27 +120,37 @@ class _PlanRecipe(_Recipe):
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
-    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
-        """Return a URL of *obj* that is dated at the start of its present window, or at *epoch*."""
-        path = quote_key(obj[1])
-        phase = crc32(path.encode())
-        window = self._date(phase, wall + self._skew)
-        date = max(window, epoch)
-        signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
-        tally = self._tally
-        if tally.signed % SAMPLED:
-            url = signer.sign(path, date)
-        else:
-            began = perf_counter()
-            url = signer.sign(path, date)
-            tally.measured.plan_seconds += perf_counter() - began
-            tally.measured.plans_timed += 1
-        tally.signed += 1
+    def entries(
+        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+    ) -> list[Entry | SigningError]:
+        """Return URLs that are dated at the start of their present window, or at their epoch."""
+        dated, now, whole_until = self._date, wall + self._skew, self._whole_until
+        credential, service, tally = self.snapshot.credential, self._service, self._tally
+        began = None if tally.signed % SAMPLED else perf_counter()
+        answers: list[Entry | SigningError] = []
+        day, sign = None, self.sign
+        for obj in objects:
+            path = quote_key(obj[1])
+            phase = crc32(path.encode())
+            date = window = dated(phase, now)
+            if epochs is not None:
+                date = max(window, epochs(obj))
+            if date // DAY != day:
+                day = date // DAY
+                sign = self._signer(day).sign
+            url = sign(path, date)
+            if date == window <= whole_until:
+                answers.append(Entry(obj, url, date, credential, service, offset, tally))
+            else:
+                answers.append(_alive(self._entry(obj, url, date, credential, offset, phase), wall))
+        made = len(answers)
+        tally.signed += made
         if self.is_short:
-            tally.short_lived += 1
-        if epoch <= window <= self._whole_until:
-            return Entry(obj, url, date, self.snapshot.credential, self._service, offset, tally)
-        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
+            tally.short_lived += made
+        if began is not None:
+            tally.measured.plan_seconds += perf_counter() - began
+            tally.measured.plans_timed += made
+        return answers
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -149,8 +172,7 @@ class _PlanRecipe(_Recipe):
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*."""
-        signer = self._signers.get(date // DAY) or self._new_signer(date // DAY)
-        return signer.sign(path, date)
+        return self._signer(date // DAY).sign(path, date)
 
     def _entry(
         self, obj: S3Object, url: str, date: int, credential: Credential, offset: float, phase: int
@@ -172,11 +194,13 @@ class _PlanRecipe(_Recipe):
             self._composers[credential, day] = composer
         return composer
 
-    def _new_signer(self, day: int) -> Signer:
-        if len(self._signers) > LONGEST // DAY + 1:  # more days than URLs live are past
-            self._signers.clear()
-        signer = Signer(self._plan, self.snapshot, day, self._rotation.lifetime, self._values)
-        self._signers[day] = signer
+    def _signer(self, day: int) -> Signer:
+        signer = self._signers.get(day)
+        if signer is None:
+            if len(self._signers) > LONGEST // DAY + 1:  # more days than URLs live are past
+                self._signers.clear()
+            signer = Signer(self._plan, self.snapshot, day, self._rotation.lifetime, self._values)
+            self._signers[day] = signer
         return signer
 
 
@@ -200,8 +224,13 @@ class _BotoRecipe(_Recipe):
         self._boto = boto
         self._kind = kind
 
-    def entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
-        """Return what boto3 makes of *obj*, and take it for as late as *epoch*: it was signed after that."""
+    def entries(
+        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+    ) -> list[Entry | SigningError]:
+        """Return what boto3 makes of *objects*, taken for as late as their epochs: it signs after these."""
+        return [self._entry(obj, wall, offset, 0 if epochs is None else epochs(obj)) for obj in objects]
+
+    def _entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
         try:
             url = _signed_by_boto3(self._boto, obj, {}, self._tally)
         except SigningError as error:
@@ -382,7 +411,7 @@ class OriginSigning:
         recipe = self._passing(obj, snapshot)
         if self.source.now >= recipe.good_until:
             recipe = self._passing(obj, self.renew(snapshot.credential))
-        return recipe.entry(obj, wall, self.offset(monotonic - wall), 0)
+        return recipe.entries([obj], wall, self.offset(monotonic - wall), None)[0]
 
     def _passing(self, obj: S3Object, snapshot: Snapshot) -> _Recipe:
         rotation = self.policy.rotation(obj.lifetime, obj.share)
@@ -480,10 +509,6 @@ class OriginSigning:
         return plan
 
 
-#: An instant, a kind, the recipe that signs it then, and the offset: of nothing.
-_NOTHING: tuple[float, Kind | None, Any, float] = (0.0, None, None, 0.0)
-
-
 class Signing:
     """Signs for every origin of a presigner."""
 
@@ -494,31 +519,42 @@ class Signing:
         self._counts = counts
         self._clock = clock
         self._offset = clock.monotonic() - clock.time()
-        #: Of the object that was signed last: the very instant, its kind, what signed it, and the offset.
-        self._last = _NOTHING
 
     def sign(
-        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
-    ) -> Entry | SigningError | None:
-        """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
-        kind = obj[0]
-        # The objects of a page are of one kind, and asked for at one instant.
-        last_wall, last_kind, recipe, offset = self._last
-        if last_wall is not wall or last_kind is not kind:
-            offset = monotonic - wall
-            if not -_STEP < offset - self._offset < _STEP:
-                self._tell_of_step(self._offset - offset)
-            self._offset = offset
-            signing = self._origins[kind.origin]
-            offset = signing.offset(offset)  # before the recipe, which may have the session renewed
-            recipe = signing.recipe(obj, wall, monotonic)
-            if recipe is None:
-                return None
-            self._last = wall, kind, recipe, offset
-        if self._epochs.any:
-            since = max(since, self._epochs.date(obj, wall))
-        entry: Entry | SigningError = recipe.entry(obj, wall, offset, since)
-        return entry
+        self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
+    ) -> Sequence[Entry | SigningError | None]:
+        """Return for each a new URL, why there is none, or None: `prepare` must come first."""
+        present = monotonic - wall
+        if not -_STEP < present - self._offset < _STEP:
+            self._tell_of_step(self._offset - present)
+        self._offset = present
+        epochs: _Epochs | None = None
+        if self._epochs.any or since:
+            dated = self._epochs.date
+
+            def epochs(obj: S3Object) -> int:
+                return max(since, dated(obj, wall))
+
+        if len(objects) == 1:
+            return self._sign_alike(objects, wall, monotonic, present, epochs)
+        answers: list[Entry | SigningError | None] = []
+        # The objects of a page are of one kind mostly, and what they have in common is sought once.
+        for _, alike in groupby(objects, _kind):
+            answers += self._sign_alike(list(alike), wall, monotonic, present, epochs)
+        return answers
+
+    def _sign_alike(
+        self,
+        objects: Sequence[S3Object],  # of one kind
+        wall: float,
+        monotonic: float,
+        present: float,  # monotonic less wall time
+        epochs: _Epochs | None,
+    ) -> Sequence[Entry | SigningError | None]:
+        signing = self._origins[objects[0].kind.origin]
+        offset = signing.offset(present)  # before the recipe, which may have the session renewed
+        recipe = signing.recipe(objects[0], wall, monotonic)
+        return [None] * len(objects) if recipe is None else recipe.entries(objects, wall, offset, epochs)
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""
@@ -532,12 +568,10 @@ class Signing:
     def shift(self, origin: str, seconds: float) -> None:
         """Take the clock of *origin*'s S3 for so many *seconds* further ahead than its policy says."""
         self._origins[origin].shift(seconds)
-        self._last = _NOTHING
 
     def move(self, origin: Origin) -> None:
         """Sign for *origin*, which is the same one in another region."""
         self._origins[origin.name].move(origin)
-        self._last = _NOTHING
 
     def of(self, origin: str) -> OriginSigning:
         """Return what signs for *origin*."""
@@ -612,7 +646,6 @@ class Signing:
 
     def prepare(self, objects: Sequence[S3Object]) -> dict[S3Object, SigningError]:
         """Do what *objects* need before they can be signed; return those that failed. May block."""
-        self._last = _NOTHING
         refused: dict[S3Object, SigningError] = {}
         renewed: dict[Hashable, Snapshot | SourceError] = {}  # a source is asked once, not once an object
         for obj in objects:

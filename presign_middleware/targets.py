@@ -79,8 +79,7 @@ class Targets:
             NotCovered: The origin does not sign *method*.
         """
         if origin is None:
-            locate = self._coverage.locate
-            return lambda text: self.at(locate(text), method, params, lifetime)
+            return self._near_finder(method, params, lifetime)
         named, within = self._coverage.named(origin)
         # What all keys of one link have in common is looked into once.
         kind, _ = self.at((named, "", named.prefix, ()), method, params, lifetime)
@@ -91,6 +90,29 @@ class Targets:
             if form or asked:
                 return self.at(place, method, params, lifetime)
             return _object(S3Object, (kind, key))
+
+        return find
+
+    def _near_finder(
+        self, method: str, params: Parameters, lifetime: int | None
+    ) -> Callable[[str], S3Object]:
+        """Return the finder for any target. Those of a page begin alike mostly: where one is, is the next."""
+        coverage = self._coverage
+        near, length, kind = "", 0, None
+
+        def find(text: str) -> S3Object:
+            nonlocal near, length, kind
+            if kind is not None and text.startswith(near) and "/." not in text and text.isascii():
+                key = text[length:]
+                if key:
+                    return _object(S3Object, (kind, key))
+            place = coverage.locate(text)
+            obj = self.at(place, method, params, lifetime)
+            origin, form, _, asked = place
+            if not (form or asked) and coverage.is_alone(origin):
+                root = f"s3://{origin.bucket}/"
+                near, length, kind = f"{root}{origin.prefix}", len(root), obj.kind
+            return obj
 
         return find
 

@@ -525,7 +525,7 @@ def test_nothing_is_learned(busy: tuple[Presigner, Role]) -> None:
         epochs = presigner._epochs
         return [
             *(dict(signs._plans), dict(signs._recipes), signs._boto),
-            *(epochs.version, epochs.good_until, dict(presigner._flights._aloft)),
+            *(epochs.version, epochs.good_until, dict(presigner._flights.aloft)),
         ]
 
     before = state()

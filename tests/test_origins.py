@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from presign_middleware import ConfigurationError, NotCovered, Origin, Presigner
 from presign_middleware.origins import Coverage
 from presign_middleware.redaction import redact
+from presign_middleware.targets import Targets
 from presign_middleware.testing import Clock
 
 SESSION = boto3.Session("AKIAORIGINS000000001", "a-secret-of-test-origins")
@@ -301,6 +303,58 @@ def test_no_mutant_leaves_its_origin(presigner: Presigner, target: str) -> None:
     except NotCovered:
         return
     assert is_inside(url)
+
+
+#: Origins of one bucket, of buckets whose names begin alike, of one prefix in two places, and an ARN's.
+NEIGHBOURS = (
+    Origin("all", bucket="media", region="eu-west-1"),
+    Origin("a", bucket="media", region="eu-west-1", prefix="a/"),
+    Origin(
+        "minio", bucket="media", region="eu-west-1", prefix="a/b/", endpoint_url="http://minio.internal:9000"
+    ),
+    Origin("media2", bucket="media2", region="eu-west-1", prefix="a/"),
+    Origin("reads", bucket="media3", region="eu-west-1", prefix="a/"),
+    Origin("point", bucket="arn:aws:s3:eu-west-1:123456789012:accesspoint/photos", region="eu-west-1"),
+)
+BUCKETS = [*sorted({origin.bucket for origin in NEIGHBOURS}), "medi", "other"]
+KEYS = [
+    "",
+    "a",
+    "a/",
+    "a/b",
+    "a/b/",
+    "a/b/c",
+    "a/x",
+    "b/x",
+    "/",
+    "a//b",
+    "a/../b",
+    "a/./b",
+    ".",
+    "a/.b",
+    "é",
+    "\ud800",
+]
+SPELT = st.builds("s3://{}/{}".format, st.sampled_from(BUCKETS), st.sampled_from(KEYS)) | st.sampled_from(
+    ["s3://media", "S3://media/a", "https://media.s3.eu-west-1.amazonaws.com/a/x", "media/a/x", ""]
+)
+
+
+@given(st.permutations(NEIGHBOURS), st.lists(SPELT, max_size=12))
+@settings(max_examples=400)
+def test_a_page_of_targets_is_found_as_each_by_itself_is(origins: list[Origin], page: list[str]) -> None:
+    """O1, O2: which origin holds a target, if any, does not depend on what was asked for before it."""
+    targets = Targets(origins)
+
+    def told(find: Callable[[str], Any], target: str) -> Any:
+        try:
+            return find(target)
+        except NotCovered as error:
+            return str(error)
+
+    alone = [told(targets.named, target) for target in page]
+    find = targets.finder(None, "GET", (), None)
+    assert alone == [told(find, target) for target in page]
 
 
 # What a refusal says.

@@ -284,7 +284,7 @@ def left_over(presigner: Presigner) -> list[str]:
         "plans": presigner._signing._origins["media"]._learning,
     }
     held = [name for name, lock in locks.items() if lock.locked()]
-    held += [f"flight of {obj.key}" for obj in presigner._flights._aloft]
+    held += [f"flight of {obj.key}" for obj in presigner._flights.aloft]
     held += [f"renewal {task}" for task in presigner.renewals._tasks]
     for made in presigner._runner._loops.values():
         held += [f"task {task}" for task in made._tasks] + [f"boarding {name}" for name in made._boarding]
@@ -1233,7 +1233,7 @@ def test_a_renewal_that_hangs_leaves_nothing(clock: Clock, monkeypatch: pytest.M
         try:
             await asyncio.wait(renewals, timeout=1)
             assert [task.done() for task in renewals] == [True]
-            assert presigner._flights._aloft == {}
+            assert presigner._flights.aloft == {}
             assert await request(presigner, A) == [old]
         finally:
             keys.gate.set()
