@@ -34,9 +34,10 @@ class Service(NamedTuple):
     ageing_until: float
     end: float  #: S3 refuses it after this, by S3's clock
     reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
+    credential: "Credential"  #: that signed it
 
     @classmethod
-    def of(cls, life: "Life", date: int, skew: float) -> "Service":
+    def of(cls, life: "Life", date: int, skew: float, credential: "Credential") -> "Service":
         """Return the service of a URL of *date* whose *life* is told by S3's clock, *skew* seconds ahead."""
         host = date + skew
         # An int beside a clock's float takes as long to compare as the clock takes to read.
@@ -46,6 +47,7 @@ class Service(NamedTuple):
             float(life.ageing_until - host),
             life.end - date,
             life.reason,
+            credential,
         )
 
 
@@ -63,7 +65,6 @@ class Entry:
         "_service",
         "alias",
         "born",
-        "credential",
         "date",
         "fresh_until",
         "fresh_until_monotonic",
@@ -78,16 +79,14 @@ class Entry:
         obj: "S3Object",
         url: str,
         date: int,
-        credential: "Credential",  # that signed it
         service: Service,
         offset: float,  # monotonic time less wall time, at present
         tally: "Tally",  # of its origin
     ) -> None:
-        born, fresh_until, _, _, _ = service
+        born, fresh_until, _, _, _, _ = service
         self.object = obj
         self.url = url
         self.date = date
-        self.credential = credential
         self._service = service
         self.born = date + born
         self.fresh_until = fresh_until = date + fresh_until
@@ -121,6 +120,11 @@ class Entry:
     def reason(self) -> str:
         """What ends this URL: "lifetime", "credentials", "assumed" or "policy"."""
         return self._service.reason
+
+    @property
+    def credential(self) -> "Credential":
+        """What signed this URL."""
+        return self._service.credential
 
     @property
     def is_contested(self) -> bool:

@@ -48,7 +48,6 @@ _URL = re.compile(
 ).fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]").search
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})").search
-_NO_FIRST = ("", ".")  # of a key: it would be empty, or may be a dot segment
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://").match
 
 # Texts, since few origins have any of it: `re` compiles them when it meets them first.
@@ -319,11 +318,12 @@ class Coverage:
             raise NotCovered(f"{redact(target)} has a dot segment, which HTTP clients collapse on their own")
         return place
 
-    def named(self, name: str) -> tuple[Origin, Callable[[str], Spot]]:
+    def named(self, name: str) -> tuple[Origin, bool, Callable[[str], Spot]]:
         """
-        Return the origin of that *name*, and what says where a text points: a key of it, or a target.
+        Return the origin of that *name*, whether all keys with its prefix are its own, and a function.
 
-        That raises NotCovered for what the origin does not hold, or another one with a longer prefix does.
+        That one says where a text points: a key of the origin, or a target. It raises NotCovered for
+        what the origin does not hold, or another one with a longer prefix does.
 
         Raises:
             ConfigurationError: There is no such origin.
@@ -332,22 +332,8 @@ class Coverage:
         if found is None:
             raise ConfigurationError(f"no origin is called {name!r}; known are {self._said}")
         origin, neighbours = found
-        prefix, has_own_place = origin.prefix, neighbours.longest == len(origin.prefix)
-
-        def within(text: str) -> Spot:
-            # Most keys pass all of this, and a page has a thousand.
-            if (
-                has_own_place
-                and text.startswith(prefix)
-                and "://" not in text
-                and "/." not in text
-                and text[:1] not in _NO_FIRST
-                and text.isascii()
-            ):
-                return origin, "", text, ()
-            return self._within(origin, neighbours, text)
-
-        return origin, within
+        is_alone = neighbours.longest == len(origin.prefix)
+        return origin, is_alone, lambda text: self._within(origin, neighbours, text)
 
     def is_alone(self, origin: Origin) -> bool:
         """Return whether no ``s3://`` target that begins as those of *origin* is another's."""

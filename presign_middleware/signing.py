@@ -115,7 +115,7 @@ class _PlanRecipe(_Recipe):
         self._values = dict(obj.params)
         self._date = rotation.date
         #: Of every URL that the credential does not cut short: of those dated until then.
-        self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew)
+        self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew, snapshot.credential)
         self._whole_until = snapshot.credential.end - rotation.lifetime
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
@@ -124,23 +124,22 @@ class _PlanRecipe(_Recipe):
         self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
         """Return URLs that are dated at the start of their present window, or at their epoch."""
-        dated, now, whole_until = self._date, wall + self._skew, self._whole_until
+        present, period, whole_until = floor(wall + self._skew), self._rotation.period, self._whole_until
         credential, service, tally = self.snapshot.credential, self._service, self._tally
         began = None if tally.signed % SAMPLED else perf_counter()
         answers: list[Entry | SigningError] = []
-        day, sign = None, self.sign
+        signers = self._signers  # windows of a page begin on two days mostly, by turns
         for obj in objects:
             path = quote_key(obj[1])
             phase = crc32(path.encode())
-            date = window = dated(phase, now)
+            # `Rotation.date`, without a call for each: with the next line a tenth of all this.
+            date = window = present - (present - phase) % period
             if epochs is not None:
                 date = max(window, epochs(obj))
-            if date // DAY != day:
-                day = date // DAY
-                sign = self._signer(day).sign
-            url = sign(path, date)
+            signer = signers.get(date // DAY) or self._signer(date // DAY)
+            url = signer.sign(path, date)
             if date == window <= whole_until:
-                answers.append(Entry(obj, url, date, credential, service, offset, tally))
+                answers.append(Entry(obj, url, date, service, offset, tally))
             else:
                 answers.append(_alive(self._entry(obj, url, date, credential, offset, phase), wall))
         made = len(answers)
@@ -182,8 +181,8 @@ class _PlanRecipe(_Recipe):
         if begins_a_window and date <= self._whole_until and credential is self.snapshot.credential:
             service = self._service
         else:
-            service = Service.of(rotation.life(date, credential, phase), date, self._skew)
-        return Entry(obj, url, date, credential, service, offset, self._tally)
+            service = Service.of(rotation.life(date, credential, phase), date, self._skew, credential)
+        return Entry(obj, url, date, service, offset, self._tally)
 
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
@@ -238,8 +237,8 @@ class _BotoRecipe(_Recipe):
         self._tally.short_lived += self.is_short
         date, credential = _date(url), self.snapshot.credential
         since = max(floor(date + self._skew), epoch)  # by S3's clock, as epochs are
-        service = Service.of(self._rotation.life(date, credential), since, self._skew)
-        return _alive(self._kind(obj, url, since, credential, service, offset, self._tally), wall)
+        service = Service.of(self._rotation.life(date, credential), since, self._skew, credential)
+        return _alive(self._kind(obj, url, since, service, offset, self._tally), wall)
 
     def latest(self, phase: int, now: float) -> int:
         """Return this second."""

@@ -20,6 +20,9 @@ __all__ = ["Targets"]
 #: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
 _OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
 
+#: What no key begins with that is taken without a further look: it would be empty, or may be a dot segment.
+_NO_FIRST = ("", ".")
+
 #: Kinds that are kept: parameter values may be without end.
 _MOST_KINDS = 1_000
 
@@ -80,11 +83,22 @@ class Targets:
         """
         if origin is None:
             return self._near_finder(method, params, lifetime)
-        named, within = self._coverage.named(origin)
+        named, is_alone, within = self._coverage.named(origin)
         # What all keys of one link have in common is looked into once.
         kind, _ = self.at((named, "", named.prefix, ()), method, params, lifetime)
+        prefix = named.prefix
 
         def find(text: str) -> S3Object:
+            # Most keys pass all of this, and a page has a thousand.
+            if (
+                is_alone
+                and text.startswith(prefix)
+                and "://" not in text
+                and "/." not in text
+                and text[:1] not in _NO_FIRST
+                and text.isascii()
+            ):
+                return _object(S3Object, (kind, text))
             place = within(text)
             _, form, key, asked = place
             if form or asked:

@@ -98,8 +98,8 @@ def test_a_life_has_three_parts(
     rotation, date, credential, _ = life
     fresh_until, ageing_until = rotation.life(date, credential)[2:]
     assume(fresh_until > date + 0.1)
-    service = Service.of(rotation.life(date, credential), date, skew)
-    entry = Entry(OBJECT, "", date, credential, service, offset, Tally())
+    service = Service.of(rotation.life(date, credential), date, skew, credential)
+    entry = Entry(OBJECT, "", date, service, offset, Tally())
     apart = 1e-3  # sums with an offset are rounded
     for instant, is_fresh, is_spent in [
         (date, True, False),

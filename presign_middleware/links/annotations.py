@@ -86,7 +86,7 @@ def _model(cls: Any, base: Any) -> Node | None:
     extra = _extra(cls) if cls.model_config.get("extra") == "allow" else None
     if not found and extra is None:
         return None
-    return Model(found, extra, _copier(cls, _shallow if cls.__copy__ is base.__copy__ else copy))
+    return Model(found, extra, _copier(cls, _shallow(base) if cls.__copy__ is base.__copy__ else copy))
 
 
 def _annotation(field: Any) -> Any:
@@ -145,16 +145,23 @@ def _copier(cls: type, copied: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return copied_without
 
 
-def _shallow(model: Any) -> Any:
-    """Return what ``model.__copy__()`` of Pydantic does, in half the time."""
-    cls: Any = type(model)
-    new, put = object.__new__(cls), object.__setattr__  # a model's own may be frozen, or validate
-    extra, private = model.__pydantic_extra__, model.__pydantic_private__
-    put(new, "__dict__", model.__dict__.copy())
-    put(new, "__pydantic_extra__", None if extra is None else extra.copy())
-    put(new, "__pydantic_fields_set__", model.__pydantic_fields_set__.copy())
-    put(new, "__pydantic_private__", None if private is None else private.copy())
-    return new
+def _shallow(base: type) -> Callable[[Any], Any]:
+    """Return what does what ``__copy__()`` of Pydantic's *base* model does, in less than half the time."""
+    # The slots themselves: a model's own way to set attributes may be frozen, or validate.
+    slots = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
+    put, put_extra, put_fields_set, put_private = [vars(base)[name].__set__ for name in slots]
+    new = object.__new__
+
+    def copied(model: Any) -> Any:
+        made: Any = new(type(model))
+        extra, private = model.__pydantic_extra__, model.__pydantic_private__
+        put(made, model.__dict__.copy())
+        put_extra(made, None if extra is None else extra.copy())
+        put_fields_set(made, model.__pydantic_fields_set__.copy())
+        put_private(made, None if private is None else private.copy())
+        return made
+
+    return copied
 
 
 class _Reader:
