@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("rich", reason="the benchmark's tables are drawn by rich")
 
+from benchmarks.rounds import Case, Contender, play  # which needs rich
+
 ROOT = Path(__file__).parent.parent
 
 SCOPED_PAGES = {"urls(), in a scope", "await aurls(), in a scope"}
@@ -320,3 +322,15 @@ def test_without_memcached_or_wrk_their_parts_are_left_out_and_a_line_says_so(tm
         "memcached is not installed: the shared cases are left out.",
         "wrk is not installed: pages under load are left out.",
     ]
+
+
+def test_nobody_is_first_in_every_round() -> None:
+    """Who is first finds cold caches: round by round, the warming one too, another contender begins."""
+    order: list[str] = []
+
+    def contender(name: str) -> Contender:
+        return Contender(name, lambda: lambda: order.append(name) or 1.0)  # type: ignore[func-returns-value]
+
+    three, two = [Case(names, 1, ("a",), tuple(map(contender, names))) for names in ("abc", "de")]
+    play([three, two], 2, lambda: None)
+    assert "".join(order) == "abcde" + "bcaed" + "cabde"

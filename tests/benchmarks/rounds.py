@@ -2,14 +2,16 @@
 Who is timed, and how: everybody in turn, round by round.
 
 A machine that slows down slows everybody of that round, so a ratio is taken within
-a round and then the median of them all. What lies before the clock (a new table, a
-plan to learn) is a contender's *prepare*; what it returns is timed. Durations are
-seconds for one URL. The garbage collector stays on.
+a round and then the median of them all. Whoever comes first in a round finds the
+processor's caches cold, so each round begins with another contender. What lies before
+the clock (a new table, a plan to learn) is a contender's *prepare*; what it returns is
+timed. Durations are seconds for one URL. The garbage collector stays on.
 """
 
 import gc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import median
 from time import perf_counter
 from typing import TypeVar
@@ -58,7 +60,7 @@ def play(cases: Sequence[Case], rounds: int, ended: Callable[[], object]) -> lis
     timings = [Timings(case, contender) for case in cases for contender in case.contenders]
     for number in range(rounds + 1):
         gc.collect()
-        for timing in timings:
+        for timing in _begun_with(timings, number):
             if timing.contender.prepare is None:
                 continue
             run = timing.contender.prepare()
@@ -68,6 +70,16 @@ def play(cases: Sequence[Case], rounds: int, ended: Callable[[], object]) -> lis
                 timing.seconds.append(took)
         ended()
     return timings
+
+
+def _begun_with(timings: Sequence[Timings], number: int) -> list[Timings]:
+    """Return *timings*, those of each case in their order but begun with another one for each *number*."""
+    turned: list[Timings] = []
+    for _, some in groupby(timings, key=lambda timing: timing.case):
+        alike = list(some)
+        first = number % len(alike)
+        turned += alike[first:] + alike[:first]
+    return turned
 
 
 def each(call: Callable[[T], object], items: Sequence[T], passes: int = 1) -> float:
