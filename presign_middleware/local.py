@@ -50,6 +50,13 @@ class Service(NamedTuple):
             credential,
         )
 
+    def fresh_for(self, seconds: float) -> "Service":
+        """Return the same, but FRESH for so many seconds at most."""
+        born, fresh_until, *rest = self
+        return tuple.__new__(
+            Service, (born, min(fresh_until, float(seconds)), *rest)
+        )  # half of _replace()'s time
+
 
 class Entry:
     """
@@ -137,7 +144,11 @@ class Entry:
 
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
-        return not (self.born <= wall < self.ageing_until and monotonic < self.ageing_until_monotonic)
+        _, fresh_until, ageing_until, _, _, _ = self._service
+        return not (
+            self.born <= wall < self.date + ageing_until
+            and monotonic < self.fresh_until_monotonic + (ageing_until - fresh_until)
+        )
 
 
 class Passing(Entry):

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from .effects import spent, threadless
 from .errors import SigningError
 from .local import PATIENCE, Entry, Flight, Flights, Patience
-from .objects import S3Object
+from .objects import Kind, S3Object
 from .pool import Pool
 from .resolver import Copy, Fly, Item, Signs
 from .sharing import Sharing
@@ -51,18 +51,20 @@ class AsyncioEffects:
         return [objects]
 
     async def launch(self, opened: Sequence[Flight], fly: Fly) -> None:
-        """Add *opened* to what takes off in the next turn of the loop."""
+        """Add *opened*, which are of one order, to what takes off in the next turn of the loop."""
+        kinds: dict[Kind, list[Flight]] = {}
         for flight in opened:
-            queue, patience = self._signing.queue(flight.object), flight.order.patience
+            kinds.setdefault(flight.object.kind, []).append(flight)
+        for flights in kinds.values():
+            queue, patience = self._signing.queue(flights[0].object), flights[0].order.patience
             batches = self._boarding.setdefault(queue, [])
             batch = next((each for each in batches if _are_alike(each[0].order.patience, patience)), None)
             if batch is not None:
-                batch.append(flight)
+                batch += flights
                 continue
-            batch = [flight]
-            batches.append(batch)
-            task = self._begin(self._take_off(queue, batch, fly))
-            task.add_done_callback(partial(self._clear, queue, batch))
+            batches.append(flights)
+            task = self._begin(self._take_off(queue, flights, fly))
+            task.add_done_callback(partial(self._clear, queue, flights))
 
     async def _take_off(self, queue: Hashable, batch: list[Flight], fly: Fly) -> None:
         self._close(queue, batch)

@@ -109,14 +109,18 @@ class Post(NamedTuple):
 Notes = dict[str, tuple[bytes, bytes]]
 
 
+#: Returns the URL of an object with another process's signature; None: it must not be used.
+Adopt = Callable[[S3Object, Signature], Entry | None]
+
+
 class Signs(Protocol):
     """Whoever can make a URL of another process's signature."""
 
     def shelf(self, obj: S3Object) -> Shelf | None:
         """Return what the URL of *obj* has in common with others; None: other processes cannot use it."""
 
-    def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
-        """Return the URL of *obj* with *signature*; None: it must not be used."""
+    def adopter(self, obj: S3Object, wall: float, monotonic: float) -> Adopt | None:
+        """Return what makes URLs of other processes' signatures, of *obj* and its kind; None: nothing can."""
 
 
 class Shared:
@@ -243,7 +247,14 @@ class Shared:
         keys = self._keys(objects)
         found = self._servers.read(list(keys), deadline) if keys else {}
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        return {keys[key]: self._copy(key, keys[key], value, wall, monotonic) for key, value in found.items()}
+        adopters: dict[Kind, Adopt | None] = {}
+        copies = {}
+        for key, value in found.items():
+            obj = keys[key]
+            if obj.kind not in adopters:
+                adopters[obj.kind] = self._signs.adopter(obj, wall, monotonic)
+            copies[obj] = self._copy(key, obj, value, adopters[obj.kind])
+        return copies
 
     def publish(self, items: Sequence[Item], deadline: float) -> tuple[list[Entry], list[Item]]:
         """
@@ -331,7 +342,8 @@ class Shared:
         left = {}
         for key, value in found.items():
             own, _, accepts = written[key]
-            entry, version = self._copy(key, own.object, value, wall, monotonic)
+            adopt = self._signs.adopter(own.object, wall, monotonic)
+            entry, version = self._copy(key, own.object, value, adopt)
             is_worse = (
                 own.is_fresh(wall, monotonic) and entry is not None and not entry.is_fresh(wall, monotonic)
             )
@@ -366,11 +378,11 @@ class Shared:
             namer = self._namers[obj.kind, shelf] = obj.kind.cache_keys(self._namespace, *shelf)
         return namer
 
-    def _copy(self, key: str, obj: S3Object, value: Value, wall: float, monotonic: float) -> Copy:
+    def _copy(self, key: str, obj: S3Object, value: Value, adopt: Adopt | None) -> Copy:
         data, version = value
         plain = self._unsealed(key, data)
         signature = None if plain is None else decode(plain)
-        entry = signature and self._signs.adopted(obj, signature, wall, monotonic)
+        entry = None if signature is None or adopt is None else adopt(obj, signature)
         if entry is None:
             self._counts.shared_rejected += 1
         return Copy(entry, version)

@@ -176,12 +176,11 @@ class _PlanRecipe(_Recipe):
     def _entry(
         self, obj: S3Object, url: str, date: int, credential: Credential, offset: float, phase: int
     ) -> Entry:
-        rotation = self._rotation
-        begins_a_window = not (phase - date) % rotation.period
-        if begins_a_window and date <= self._whole_until and credential is self.snapshot.credential:
-            service = self._service
-        else:
-            service = Service.of(rotation.life(date, credential, phase), date, self._skew, credential)
+        service = self._service
+        if date > self._whole_until or credential is not self.snapshot.credential:
+            service = Service.of(self._rotation.life(date, credential, phase), date, self._skew, credential)
+        elif into := (phase - date) % self._rotation.period:  # it begins inside a window, and turns with it
+            service = service.fresh_for(into - self._skew)
         return Entry(obj, url, date, service, offset, self._tally)
 
     def _composer(self, credential: Credential, day: int) -> Composer:
@@ -598,15 +597,28 @@ class Signing:
         recipe = self._origins[obj.origin].last_recipe(obj)
         return None if recipe is None else recipe.shelf
 
-    def adopted(self, obj: S3Object, signature: Signature, wall: float, monotonic: float) -> Entry | None:
-        """Return the URL of *obj* with the *signature* of another process; None: it must not be used."""
-        if self._epochs.any and signature.date < self._epochs.of(obj):
-            return None
+    def adopter(
+        self, obj: S3Object, wall: float, monotonic: float
+    ) -> Callable[[S3Object, Signature], Entry | None] | None:
+        """
+        Return what makes URLs of other processes' signatures, of *obj* and its kind; None: nothing can.
+
+        It returns None for a signature that must not be used.
+        """
         signing = self._origins[obj.origin]
-        offset = signing.offset(monotonic - wall)
         recipe = signing.last_recipe(obj)
-        entry = None if recipe is None else recipe.adopted(obj, signature, offset)
-        return None if entry is None or entry.is_spent(wall, monotonic) else entry
+        if recipe is None:
+            return None
+        offset = signing.offset(monotonic - wall)
+        adopted, epochs = recipe.adopted, self._epochs
+
+        def adopt(obj: S3Object, signature: Signature) -> Entry | None:
+            if epochs.any and signature.date < epochs.of(obj):
+                return None
+            entry = adopted(obj, signature, offset)
+            return None if entry is None or entry.is_spent(wall, monotonic) else entry
+
+        return adopt
 
     def knows(self, obj: S3Object, keys: bytes) -> bool | None:
         """Return whether *keys*, a `fingerprint`, sign *obj*, or have lately; None: nobody has asked yet."""

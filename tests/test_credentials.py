@@ -512,7 +512,9 @@ def foreign(presigner: Presigner, clock: Clock, target: str, seconds: float) -> 
         access_key="ASIAFOREIGN", token="a-token-of-theirs", end=clock.time() + seconds
     )
     signature = Signature(entry.date, "0" * DIGEST, theirs)
-    adopted = presigner._signing.adopted(entry.object, signature, clock.time(), clock.monotonic())
+    adopt = presigner._signing.adopter(entry.object, clock.time(), clock.monotonic())
+    assert adopt is not None
+    adopted = adopt(entry.object, signature)
     assert adopted is not None
     assert adopted.reason == "credentials"
     return adopted
