@@ -11,7 +11,7 @@ import hmac
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from math import floor, inf
@@ -85,7 +85,7 @@ class _Recipe(ABC):
 
     @abstractmethod
     def entries(
-        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+        self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
         """
         Return a new URL of each of *objects*, which are of the kind that this is for.
@@ -113,7 +113,6 @@ class _PlanRecipe(_Recipe):
             self.shelf = Shelf(snapshot.identity, plan.region, plan.base)
         self._plan = plan
         self._values = dict(obj.params)
-        self._date = rotation.date
         #: Of every URL that the credential does not cut short: of those dated until then.
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew, snapshot.credential)
         self._whole_until = snapshot.credential.end - rotation.lifetime
@@ -121,27 +120,16 @@ class _PlanRecipe(_Recipe):
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
 
     def entries(
-        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+        self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
         """Return URLs that are dated at the start of their present window, or at their epoch."""
-        present, period, whole_until = floor(wall + self._skew), self._rotation.period, self._whole_until
-        credential, service, tally = self.snapshot.credential, self._service, self._tally
+        tally = self._tally
         began = None if tally.signed % SAMPLED else perf_counter()
-        answers: list[Entry | SigningError] = []
-        signers = self._signers  # windows of a page begin on two days mostly, by turns
-        for obj in objects:
-            path = quote_key(obj[1])
-            phase = crc32(path.encode())
-            # `Rotation.date`, without a call for each: with the next line a tenth of all this.
-            date = window = present - (present - phase) % period
-            if epochs is not None:
-                date = max(window, epochs(obj))
-            signer = signers.get(date // DAY) or self._signer(date // DAY)
-            url = signer.sign(path, date)
-            if date == window <= whole_until:
-                answers.append(Entry(obj, url, date, service, offset, tally))
-            else:
-                answers.append(_alive(self._entry(obj, url, date, credential, offset, phase), wall))
+        if len(objects) == 1:
+            (obj,) = objects
+            answers = [self._new_entry(obj, wall, offset, 0 if epochs is None else epochs(obj))]
+        else:
+            answers = self._new_entries(objects, wall, offset, epochs)
         made = len(answers)
         tally.signed += made
         if self.is_short:
@@ -150,6 +138,42 @@ class _PlanRecipe(_Recipe):
             tally.measured.plan_seconds += perf_counter() - began
             tally.measured.plans_timed += made
         return answers
+
+    def _new_entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+        path = quote_key(obj[1])
+        phase = crc32(path.encode())
+        window = self._rotation.date(phase, wall + self._skew)
+        date = max(window, epoch)
+        url = self.sign(path, date)
+        if date == window <= self._whole_until:
+            return Entry(obj, url, date, self._service, offset, self._tally)
+        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
+
+    def _new_entries(
+        self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
+    ) -> list[Entry | SigningError]:
+        """Return what `_new_entry` does of each, in half the time: step by step for all of them."""
+        present, period, signers = floor(wall + self._skew), self._rotation.period, self._signers
+        paths = [quote_key(obj[1]) for obj in objects]
+        phases = [crc32(path.encode()) for path in paths]
+        dates = windows = [present - (present - phase) % period for phase in phases]  # `Rotation.date`
+        if epochs is not None:
+            dates = [max(window, epochs(obj)) for window, obj in zip(windows, objects, strict=True)]
+        urls = [
+            (signers.get(date // DAY) or self._signer(date // DAY)).sign(path, date)
+            for path, date in zip(paths, dates, strict=True)
+        ]
+        if dates is windows and present <= self._whole_until:  # all of them are like most
+            service, tally = self._service, self._tally
+            return [
+                Entry(obj, url, date, service, offset, tally)
+                for obj, url, date in zip(objects, urls, dates, strict=True)
+            ]
+        credential = self.snapshot.credential
+        return [
+            _alive(self._entry(obj, url, date, credential, offset, phase), wall)
+            for obj, url, date, phase in zip(objects, urls, dates, phases, strict=True)
+        ]
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -223,7 +247,7 @@ class _BotoRecipe(_Recipe):
         self._kind = kind
 
     def entries(
-        self, objects: Iterable[S3Object], wall: float, offset: float, epochs: _Epochs | None
+        self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
         """Return what boto3 makes of *objects*, taken for as late as their epochs: it signs after these."""
         return [self._entry(obj, wall, offset, 0 if epochs is None else epochs(obj)) for obj in objects]
