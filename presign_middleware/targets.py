@@ -20,9 +20,6 @@ __all__ = ["Targets"]
 #: Parameters with which whoever wrote a URL says what a browser makes of its bytes.
 _OVERRIDES = frozenset({"response-content-type", "response-content-disposition"})
 
-#: What no key begins with that is taken without a further look: it would be empty, or may be a dot segment.
-_NO_FIRST = ("", ".")
-
 #: Kinds that are kept: parameter values may be without end.
 _MOST_KINDS = 1_000
 
@@ -92,10 +89,11 @@ class Targets:
             # Most keys pass all of this, and a page has a thousand.
             if (
                 is_alone
+                and text
+                and text[0] != "."  # a dot segment, maybe
                 and text.startswith(prefix)
-                and "://" not in text
                 and "/." not in text
-                and text[:1] not in _NO_FIRST
+                and "://" not in text
                 and text.isascii()
             ):
                 return _object(S3Object, (kind, text))

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 import presign_middleware.plans
 import presign_middleware.signing
 from presign_middleware import ConfigurationError, NotCovered, Origin, Presigner, SignedURL, SigningError
-from presign_middleware.objects import SIGNED_PARAMETERS, S3Object
+from presign_middleware.local import Entry
+from presign_middleware.objects import SIGNED_PARAMETERS, Kind, S3Object
+from presign_middleware.signing import Signing
 from presign_middleware.testing import Clock
 
 NOON = 1_767_268_800  # 2026-01-01 12:00:00 UTC
@@ -381,6 +383,64 @@ def test_what_changes_objects_is_never_cached(method: str, signed: int, colour: 
             else:
                 asyncio.run(presigner.aurl("s3://acme-media/a", method=method))
     assert (presigner.stats()["signed"], presigner.stats()["resolved"]) == (signed, 2)
+
+
+# One URL, and many.
+
+
+KINDS = [
+    Kind("o", "acme-media", "", method, (), lifetime) for method, lifetime in [("GET", 3600), ("HEAD", 600)]
+]
+
+
+@functools.cache
+def signing_for(lasts: int | None) -> Signing:
+    """Return what signs from NOON on, with keys that last for so many seconds; None: for ever."""
+    clock = Clock(NOON)
+    origin = Origin("o", bucket="acme-media", region="eu-west-1", session=ending(clock, lasts))
+    signing = Presigner(origin, clock=clock)._signing
+    assert signing.prepare([S3Object(kind, "a") for kind in KINDS]) == {}
+    return signing
+
+
+@pytest.mark.parametrize("lasts", [None, 900, 4000, 7200], ids=str)
+@given(
+    after=st.integers(0, 8000),
+    keys=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5), min_size=1, max_size=8),
+    since=st.none() | st.integers(-8000, 8000),
+)
+def test_a_page_is_signed_as_each_of_its_urls_is(
+    lasts: int | None, after: int, keys: list[str], since: int | None
+) -> None:
+    """P1, P2, P3: however a URL is signed, alone or with others, it is the same and lives as long."""
+    signing = signing_for(lasts)
+    objects = [S3Object(kind, key) for kind in KINDS for key in keys]
+    wall, monotonic = NOON + after, Clock(NOON).monotonic() + after
+    dated = 0 if since is None else NOON + since
+
+    def told(answer: Entry | SigningError | None) -> object:
+        if not isinstance(answer, Entry):
+            return str(answer)
+        return answer.url, answer.date, answer.born, answer.fresh_until, answer.ageing_until, answer.reason
+
+    alone = [signing.sign([obj], wall, monotonic, dated)[0] for obj in objects]
+    together = signing.sign(objects, wall, monotonic, dated)
+    assert list(map(told, alone)) == list(map(told, together))
+
+
+def ending(clock: Clock, lasts: int | None) -> Any:
+    """Return a session with keys that last for so many seconds; None: for ever."""
+    core: Any = botocore.session.Session()
+    if lasts is None:
+        core.set_credentials(ACCESS_KEY, SECRETS["key"])
+    else:
+        ends = datetime.fromtimestamp(clock.time() + lasts, UTC)
+        core._credentials = RefreshableCredentials(
+            ACCESS_KEY, SECRETS["key"], SECRETS["token"], ends, refresh_using=dict, method="assume-role"
+        )
+        core._credentials._refresh = lambda: None  # there are no others
+        core._credentials._time_fetcher = lambda: datetime.fromtimestamp(clock.time(), UTC)
+    return boto3.Session(botocore_session=core, region_name="eu-west-1")
 
 
 # What others signed, and what a request adds.
