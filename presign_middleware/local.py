@@ -26,15 +26,26 @@ PATIENCE = 30
 _AHEAD = 5.0
 
 
-class Service(NamedTuple):
+class Service:
     """When a URL is served: seconds from its date, by this host's clock. Floats, as clocks tell."""
 
-    born: float  #: a little before the date, for hosts that were corrected by a second or two
-    fresh_until: float
-    ageing_until: float
-    end: float  #: S3 refuses it after this, by S3's clock
-    reason: str  #: what ends it: "lifetime", "credentials", "assumed" or "policy"
-    credential: "Credential"  #: that signed it
+    __slots__ = ("ageing_until", "born", "credential", "end", "fresh_until", "reason")
+
+    def __init__(
+        self,
+        born: float,  # a little before the date, for hosts that were corrected by a second or two
+        fresh_until: float,
+        ageing_until: float,
+        end: float,  # S3 refuses it after this, by S3's clock
+        reason: str,  # what ends it: "lifetime", "credentials", "assumed" or "policy"
+        credential: "Credential",  # that signed it
+    ) -> None:
+        self.born = born
+        self.fresh_until = fresh_until
+        self.ageing_until = ageing_until
+        self.end = end
+        self.reason = reason
+        self.credential = credential
 
     @classmethod
     def of(cls, life: "Life", date: int, skew: float, credential: "Credential") -> "Service":
@@ -52,10 +63,8 @@ class Service(NamedTuple):
 
     def fresh_for(self, seconds: float) -> "Service":
         """Return the same, but FRESH for so many seconds at most."""
-        born, fresh_until, *rest = self
-        return tuple.__new__(
-            Service, (born, min(fresh_until, float(seconds)), *rest)
-        )  # half of _replace()'s time
+        fresh_until = min(self.fresh_until, float(seconds))
+        return Service(self.born, fresh_until, self.ageing_until, self.end, self.reason, self.credential)
 
 
 class Entry:
@@ -90,13 +99,12 @@ class Entry:
         offset: float,  # monotonic time less wall time, at present
         tally: "Tally",  # of its origin
     ) -> None:
-        born, fresh_until, _, _, _, _ = service
         self.object = obj
         self.url = url
         self.date = date
         self._service = service
-        self.born = date + born
-        self.fresh_until = fresh_until = date + fresh_until
+        self.born = date + service.born
+        self.fresh_until = fresh_until = date + service.fresh_until
         self.fresh_until_monotonic = fresh_until + offset
         self.tally = tally
         self.alias: str | None = None
@@ -144,10 +152,10 @@ class Entry:
 
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
-        _, fresh_until, ageing_until, _, _, _ = self._service
+        service = self._service
         return not (
-            self.born <= wall < self.date + ageing_until
-            and monotonic < self.fresh_until_monotonic + (ageing_until - fresh_until)
+            self.born <= wall < self.date + service.ageing_until
+            and monotonic < self.fresh_until_monotonic + (service.ageing_until - service.fresh_until)
         )
 
 

@@ -72,9 +72,6 @@ class _Later(NamedTuple):
     make: Callable[[Any], Any]
 
 
-_TO_COME = (_URL, _Later)
-
-
 class _Finders(dict["Leaf", Finder]):
     """What makes objects of the texts of each leaf, for one presigner."""
 
@@ -203,7 +200,7 @@ class Items:
             if made is not item:
                 if parts is None:
                     parts = list(value) if isinstance(value, _MADE_OF_PARTS) else copy(value)
-                if type(made) in _TO_COME:
+                if made is _URL_TO_COME or type(made) is _Later:
                     batch.put(parts, index, made)
                 else:
                     parts[index] = made
