@@ -321,11 +321,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._lock = Lock()  # of all of them: most end with nobody waiting, and need none of their own
-        self.aloft: dict[S3Object, Flight] = {}
-
-    def has(self, obj: "S3Object") -> bool:
-        """Return whether *obj* is being resolved."""
-        return bool(self.aloft) and obj in self.aloft  # mostly nothing is, and then nothing is hashed
+        self.aloft: dict[S3Object, Flight] = {}  #: by object; for others to look at
 
     def board(self, objects: "Iterable[S3Object]", order: Order) -> tuple[list[Flight], list[Flight]]:
         """Return the flights opened here, which the caller must land, and those of others to wait for."""

@@ -7,7 +7,7 @@ Everything here is pure.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
@@ -22,6 +22,7 @@ __all__ = [
     "SignedURL",
     "board_key",
     "quote_key",
+    "quote_keys",
     "wire_parameters",
     "workers_key",
 ]
@@ -256,6 +257,11 @@ def quote_key(key: str) -> str:
     """
     # The match is four times faster than quote(), and most keys pass it.
     return key if _PLAIN_KEY(key) else quote(key, safe="/~")
+
+
+def quote_keys(objects: Iterable[S3Object]) -> list[str]:
+    """Return `quote_key` of the key of each of *objects*, without a call for most of them."""
+    return [key if _PLAIN_KEY(key) else quote_key(key) for _, key in objects]
 
 
 def wire_parameters(params: Mapping[str, Any]) -> Parameters:

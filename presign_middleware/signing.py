@@ -28,7 +28,7 @@ from .errors import SigningError
 from .events import tell
 from .local import Entry, Passing, Service
 from .metrics import SAMPLED, Counts, Tally
-from .objects import SIGNED_PARAMETERS, Kind, S3Object, quote_key
+from .objects import SIGNED_PARAMETERS, Kind, S3Object, quote_key, quote_keys
 from .origins import Origin
 from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
 from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
@@ -154,7 +154,7 @@ class _PlanRecipe(_Recipe):
     ) -> list[Entry | SigningError]:
         """Return what `_new_entry` does of each, in half the time: step by step for all of them."""
         present, period, signers = floor(wall + self._skew), self._rotation.period, self._signers
-        paths = [quote_key(obj[1]) for obj in objects]
+        paths = quote_keys(objects)
         phases = [crc32(path.encode()) for path in paths]
         dates = windows = [present - (present - phase) % period for phase in phases]  # `Rotation.date`
         if epochs is not None:

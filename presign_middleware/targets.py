@@ -91,7 +91,7 @@ class Targets:
                 is_alone
                 and text
                 and text[0] != "."  # a dot segment, maybe
-                and text.startswith(prefix)
+                and (not prefix or text.startswith(prefix))
                 and "/." not in text
                 and "://" not in text
                 and text.isascii()
