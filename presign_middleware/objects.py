@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
@@ -46,7 +47,6 @@ SIGNED_PARAMETERS = {
 }
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.\-~/]+").fullmatch
-
 
 #: Uploads and deletions are signed each time: their URLs are not kept.
 _KEPT_METHODS = frozenset({"GET", "HEAD"})
@@ -92,15 +92,7 @@ class Kind(str):
         self, *, form: str | None = None, lifetime: int | None = None, share: float | None = None
     ) -> "Kind":
         """Return a kind that differs from this one as said."""
-        return Kind(
-            self.origin,
-            self.bucket,
-            self.form if form is None else form,
-            self.method,
-            self.params,
-            self.lifetime if lifetime is None else lifetime,
-            self.share if share is None else share,
-        )
+        return _differing(self, form, lifetime, share)
 
     def cache_keys(self, namespace: str, identity: str, region: str, base: str) -> Callable[[str], str]:
         """
@@ -132,6 +124,19 @@ class Kind(str):
             return f"{KEY_VERSION}:{digest.hexdigest()}"
 
         return cache_key
+
+
+@lru_cache(maxsize=1_000)  # every link that is answered for boto3 asks, for one of a few kinds
+def _differing(kind: Kind, form: str | None, lifetime: int | None, share: float | None) -> Kind:
+    return Kind(
+        kind.origin,
+        kind.bucket,
+        kind.form if form is None else form,
+        kind.method,
+        kind.params,
+        kind.lifetime if lifetime is None else lifetime,
+        kind.share if share is None else share,
+    )
 
 
 class S3Object(NamedTuple):
