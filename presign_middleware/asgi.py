@@ -58,8 +58,8 @@ class PresignMiddleware:
     ) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
-        self._monotonic = self.presigner.clock.monotonic
-        self._patience = self.presigner.policy.shared_patience
+        clock, policy = self.presigner.clock, self.presigner.policy
+        self._begin = Scope.opener(self.presigner, clock.monotonic, policy.shared_patience)
         self._telling = Telling.of(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
@@ -67,7 +67,7 @@ class PresignMiddleware:
         """Serve one connection."""
         if scope["type"] in ("http", "websocket"):
             # No with statement: most requests meet nothing, and are to cost next to nothing.
-            request = Scope.begun(self.presigner, self._monotonic(), self._patience)
+            request = self._begin()
             if self._telling is not None and scope["type"] == "http":
                 send = _told(self._telling, request, send)
             try:

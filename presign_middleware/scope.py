@@ -80,29 +80,40 @@ class Scope(Patience):
     _at_rest: dict[S3Object, float] | None = None
     _patient_from: float | None = None  # monotonic; None: once it has been open for long
 
+    # Whoever makes one fills it: a function of Python would be one call more for each request.
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        __init__ = object.__init__
+
     @staticmethod
     def new(presigner: Any, opened: float, patience: float) -> Scope:
         """Return one that is still to begin. It has *patience*, in seconds, with the shared cache."""
-        # Not by an __init__, and not by super(): that takes a third longer, for each request.
-        scope = object.__new__(Scope)
+        scope = Scope()
         scope.presigner, scope.opened = presigner, opened
         scope.left = scope._whole = patience
         scope.account = scope.met = scope._outer = None
         return scope
 
     @staticmethod
-    def begun(presigner: Any, opened: float, patience: float) -> Scope:
-        """Return what `new` does, begun: the same at once, since each request needs one."""
-        scope = object.__new__(Scope)
-        scope.presigner, scope.opened = presigner, opened
-        scope.left = scope._whole = patience
-        scope.account = None
-        scope.met = _NOTHING
-        scope._outer = outer = current()
-        if outer is not None:
-            scope._be_part_of(outer)
-        _make_current(scope)
-        return scope
+    def opener(presigner: Any, monotonic: Callable[[], float], patience: float) -> Callable[[], Scope]:
+        """Return what returns what `new` does, begun: the same at once, since each request needs one."""
+
+        def begun() -> Scope:
+            scope = Scope()
+            scope.presigner, scope.opened = presigner, monotonic()
+            scope.left = scope._whole = patience
+            scope.account = None
+            scope.met = _NOTHING
+            scope._outer = outer = current()
+            if outer is not None:
+                scope._be_part_of(outer)
+            _make_current(scope)
+            return scope
+
+        return begun
 
     @property
     def ended(self) -> bool:
