@@ -30,8 +30,6 @@ __all__ = [
     "current",
     "given",
     "paused",
-    "setting",
-    "swap",
 ]
 
 T = TypeVar("T")
@@ -195,6 +193,11 @@ class Scope(Patience):
         """Have the scope that was current before be so again, and remember nothing any more."""
         # Not by a token: a WSGI iterable may be closed in another context.
         _make_current(self._outer)
+        # As `forget` does, but each request ends here: without a further call.
+        self._outer = self.met = None
+
+    def forget(self) -> None:
+        """Remember nothing any more, and leave it to others what scope is current."""
         self._outer = None  # or a job that starts its successor would keep every scope alive
         self.met = None
 
@@ -243,24 +246,44 @@ def given(scope: Scope | None, entries: Sequence[Entry]) -> Sequence[Entry]:
     return entries
 
 
-#: What holds for whatever runs in some place: the scope, and whether it is paused.
-Setting = tuple[Scope | None, bool]
+class Setting:
+    """What holds for some code, wherever it runs: the scope it is in, and whether that is paused."""
 
+    __slots__ = ("_is_paused", "scope")
 
-def setting() -> Setting:
-    """Return what holds here."""
-    return _current.get(), _paused.get()
+    def __init__(self) -> None:
+        """Begin with what holds here."""
+        self.scope, self._is_paused = _current.get(), _paused.get()
 
+    def enter(self) -> None:
+        """Have it hold for what runs here from now on."""
+        # To look is cheap, to set is not.
+        if self.scope is not _current.get():
+            _current.set(self.scope)
+        if self._is_paused is not _paused.get():
+            _paused.set(self._is_paused)
 
-def swap(new: Setting) -> Setting:
-    """Have *new* hold for what runs here from now on, and return what did."""
-    before = scope, is_paused = _current.get(), _paused.get()
-    # To look is cheap, to set is not, and a WSGI request comes here for each part of its body.
-    if new[0] is not scope:
-        _current.set(new[0])
-    if new[1] is not is_paused:
-        _paused.set(new[1])
-    return before
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """
+        Run *work* in it, whatever context this is, and leave that context as it was.
+
+        What holds in the end is what the next one is run in: *work* may open a scope, or pause, and be
+        a step of something longer.
+        """
+        # All in one function, since a WSGI request comes here for each part of its body.
+        scope, is_paused = _current.get(), _paused.get()
+        if self.scope is not scope:
+            _current.set(self.scope)
+        if self._is_paused is not is_paused:
+            _paused.set(self._is_paused)
+        try:
+            return work(*args)
+        finally:
+            self.scope, self._is_paused = _current.get(), _paused.get()
+            if self.scope is not scope:
+                _current.set(scope)
+            if self._is_paused is not is_paused:
+                _paused.set(is_paused)
 
 
 def catching() -> bool:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from .account import Account
 from .interception import intercept
 from .presigner import Presigner, notice_fork
-from .scope import Scope, Setting, current, setting, swap
+from .scope import Scope, Setting, current
 from .telling import Telling, by_name
 
 __all__ = ["PresignMiddleware"]
@@ -97,25 +97,16 @@ class _Request:
             staying.go()
         self._presigner = presigner
         self.scope = presigner.scope()
-        self._inside: Setting = self.scope, False  # what holds for the application
-        self._stayed: tuple[Setting, Setting] | None = None  # what holds inside, and what did before
+        self._outside: Setting | None = None  # while it stays: what did hold before
+        self.inside = Setting()  #: what holds for the application, once it has begun
 
     def begin(self, app: App, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Begin it, and call *app* in its scope."""
-        outside = setting()
-        self.scope.begin()
-        try:
-            return app(environ, start_response)
-        finally:
-            self._inside = swap(outside)
+        return self.inside.run(self._call, app, environ, start_response)
 
-    def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Run the application's *work* in the scope that it was left in, whatever context this is."""
-        outside = swap(self._inside)
-        try:
-            return work(*args)
-        finally:
-            self._inside = swap(outside)  # may be its own: a body can open a scope, or pause, and yield in it
+    def _call(self, app: App, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self.scope.begin()
+        return app(environ, start_response)
 
     def end(self) -> None:
         """End it, and begin to renew what it has met. A second time does nothing."""
@@ -127,7 +118,7 @@ class _Request:
 
     def drop(self) -> None:
         """End it, and leave what is AGEING to the next request."""
-        self.run(self.scope.__exit__)  # or its end would decide what is current in this context
+        self.scope.forget()  # and not its end: what is current in this context, it is not to decide
 
     def end_with(self, body: Any) -> None:
         """Have ``body.close()`` end this request too; where it cannot be replaced, the request ends now."""
@@ -137,7 +128,7 @@ class _Request:
             self.go()
             try:
                 if close is not None:
-                    self.run(close)
+                    self.inside.run(close)
             finally:
                 self.end()
 
@@ -150,17 +141,17 @@ class _Request:
 
     def stay(self) -> None:
         """Keep the scope after the application has returned, until `go`: the server is to read a file."""
-        self._stayed = self._inside, swap(self._inside)
+        self._outside = Setting()
+        self.inside.enter()
         _staying.set(self)
 
     def go(self) -> None:
         """Undo `stay`, in the context where that was."""
-        if self._stayed is None or _staying.get() is not self:
+        if self._outside is None or _staying.get() is not self:
             return
-        inside, outside = self._stayed
-        if current() is inside[0]:  # else whoever has opened one since is still to leave it
+        if current() is self.inside.scope:  # else whoever has opened one since is still to leave it
             _staying.set(None)
-            swap(outside)
+            self._outside.enter()
 
 
 class _Head:
@@ -234,9 +225,8 @@ class _Body:
         self._head = head
 
     def __iter__(self) -> Iterator[bytes]:
-        run = self._request.run
-        parts = run(iter, self._body)
-        part = run(next, parts, _END)
+        run = self._request.inside.run
+        parts, part = run(_begun, self._body)
         if self._head is not None:
             self._head.hand_over()
         while part is not _END:
@@ -248,9 +238,14 @@ class _Body:
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
-                self._request.run(close)
+                self._request.inside.run(close)
         finally:
             self._request.end()
+
+
+def _begun(body: Iterable[bytes]) -> tuple[Iterator[bytes], Any]:
+    parts = iter(body)
+    return parts, next(parts, _END)
 
 
 class _SizedBody(_Body):

@@ -74,18 +74,18 @@ def quiet(s3_clock: Clock) -> Presigner:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give a list in which the "end" of each scope is recorded, and each "renewal" as it is begun."""
     found: list[str] = []
-    leave, begin = Scope.__exit__, Renewals.begin_in_thread
+    forget, begin = Scope.forget, Renewals.begin_in_thread
 
-    def left(scope: Scope, *exc: object) -> None:
+    def forgot(scope: Scope) -> None:
         if not scope.ended:
             found.append("end")
-        leave(scope, *exc)
+        forget(scope)
 
     def begun(renewals: Renewals, entries: list[Entry]) -> None:
         found.append("renewal")
         begin(renewals, entries)
 
-    monkeypatch.setattr(Scope, "__exit__", left)
+    monkeypatch.setattr(Scope, "forget", forgot)
     monkeypatch.setattr(Renewals, "begin_in_thread", begun)
     return found
 

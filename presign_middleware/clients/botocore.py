@@ -31,7 +31,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from ..answering import Answer, Call
-from ..scope import setting, swap
+from ..scope import Setting
 from ..writing import Write, when_wanted
 from .catching import deciding, unheard, written
 from .hooking import Hooks, innermost
@@ -136,7 +136,7 @@ class BotocoreHooks:
     def _making_task(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  # what it stands for
             original(task, *args, **kwargs)
-            setattr(task, _SETTING, setting())
+            setattr(task, _SETTING, Setting())
 
         return __init__
 
@@ -144,11 +144,8 @@ class BotocoreHooks:
         def __call__(task: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
             if not self._hooks.active:
                 return original(task, *args, **kwargs)
-            before = swap(getattr(task, _SETTING, setting()))
-            try:
-                return original(task, *args, **kwargs)
-            finally:
-                swap(before)
+            setting = getattr(task, _SETTING, None) or Setting()
+            return setting.run(lambda: original(task, *args, **kwargs))
 
         return __call__
 
