@@ -152,7 +152,7 @@ class Source:
     @property
     def now(self) -> float:
         """The time by AWS's clock, whatever was done to this host's since the source was asked."""
-        return self.at(self._time(), self._clock.monotonic())
+        return max(self._time(), self._clock.monotonic() - self._offset)
 
     @property
     def offset(self) -> float:
@@ -160,20 +160,25 @@ class Source:
         snapshot = self._snapshot
         return inf if snapshot is None or snapshot.credential.end == inf else self._offset
 
-    def at(self, wall: float, monotonic: float) -> float:
-        """Return *wall*, AWS's time, or what it would be by now: a clock that is set back revives nothing."""
-        return max(wall, monotonic - self._offset)
+    def present(self, wall: float, monotonic: float) -> tuple[Snapshot | None, float, float]:
+        """
+        Return the snapshot to sign with at *wall*, by AWS's clock; None: the source must be asked first.
 
-    def present(self, now: float) -> Snapshot | None:
-        """Return the snapshot to sign with *now* (see `at`), or None when the source must be asked first."""
-        due = self._due  # before the snapshot: `_ask` sets it after that
+        The second is that time, or what it would be by now, since a clock that is set back revives
+        nothing; the third what `offset` was.
+        """
+        # In this order: `_ask` sets them in the other one.
+        due, offset = self._due, self._offset
         snapshot = self._snapshot
-        if now < due or snapshot is None:
-            return snapshot
-        if now >= snapshot.credential.end:
-            return None
-        self._ask_in_background()
-        return snapshot
+        now = max(wall, monotonic - offset)
+        if snapshot is None:
+            return None, now, inf
+        end = snapshot.credential.end
+        if now >= due:
+            if now >= end:
+                return None, now, inf
+            self._ask_in_background()
+        return snapshot, now, inf if end == inf else offset
 
     def shift(self, skew: float) -> None:
         """Take AWS's clock for *skew* seconds ahead of this host's; when to ask is asked anew."""

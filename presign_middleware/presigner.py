@@ -413,12 +413,12 @@ class Presigner:
         unless another process has put a newer one there. Within one rotation period, and
         with one credential, it has the same bytes. Raises as `url` does.
         """
-        entry = self._runner.replace(self._named(str(target)))
+        entry = self._runner.replace(self._targets.named(str(target)))
         return self._signed_url(given(self._scope(), [entry])[0], target)
 
     async def arefresh(self, target: str) -> SignedURL:
         """Do what `refresh` does, without ever blocking the event loop."""
-        entry = await self._runner.areplace(self._named(str(target)))
+        entry = await self._runner.areplace(self._targets.named(str(target)))
         return self._signed_url(given(self._scope(), [entry])[0], target)
 
     def invalidate(self, target: str) -> None:
@@ -434,11 +434,11 @@ class Presigner:
         Raises:
             NotCovered: No origin holds *target*.
         """
-        self._runner.take_back(self._invalidation([self._named(str(target))]))
+        self._runner.take_back(self._invalidation([self._targets.named(str(target))]))
 
     async def ainvalidate(self, target: str) -> None:
         """Do what `invalidate` does, without ever blocking the event loop."""
-        await self._runner.atake_back(self._invalidation([self._named(str(target))]))
+        await self._runner.atake_back(self._invalidation([self._targets.named(str(target))]))
 
     def revoke(self, origin: str) -> None:
         """
@@ -593,8 +593,11 @@ class Presigner:
         return scope if scope is not None and scope.presigner is self else None
 
     def _entry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
-        scope = self._scope()
-        entry = self._arms.find(*self._object(target, method, params, lifetime), scope)
+        scope = current()
+        if scope is not None and scope.presigner is not self:
+            scope = None
+        obj, alias = self._object(target, method, params, lifetime)
+        entry = self._arms.find(obj, alias, scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry
@@ -613,7 +616,8 @@ class Presigner:
         if not isinstance(target, str):
             target = str(target)
         if method == "GET" and params is None and lifetime is None and not self.falls_back:
-            return self._named(target), target
+            entry = self._table.by_alias(target)  # be it taken back: the object is the same
+            return self._targets.named(target) if entry is None else entry.object, target
         return self.healing.where(self._targets.asked(target, method, params, lifetime)), None
 
     def _invalidation(self, objects: Sequence[S3Object]) -> Callable[[], None]:
@@ -634,10 +638,6 @@ class Presigner:
             self.counts.of(origin).revoked += 1
 
         return revoke
-
-    def _named(self, target: str) -> S3Object:
-        entry = self._table.by_alias(target)  # be it taken back: the object is the same
-        return self._targets.named(target) if entry is None else entry.object
 
     def _objects(
         self, targets: Iterable[str], method: str, params: Params, lifetime: int | None

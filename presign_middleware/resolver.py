@@ -171,7 +171,16 @@ class Resolver:
         if self._epochs.good_until <= monotonic:
             return None
         with self._lock:  # one signature an object, however many threads ask at once
-            return self._quick(obj, alias, scope, wall, monotonic)
+            held = self._table.get(obj)
+            if held is not None or scope is not None:
+                entry = self._known(held, obj, alias, scope, wall, monotonic)
+                if entry is not None:
+                    return entry
+            aloft = self._flights.aloft
+            if (self._is_shared and self._is_common(obj)) or (aloft and obj in aloft):
+                return None
+            (answer,) = self._signing.sign([obj], wall, monotonic)
+            return None if answer is None else self._kept(answer, obj, alias, scope, wall, monotonic)
 
     def quick_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None
@@ -200,9 +209,9 @@ class Resolver:
             for (obj, place), answer in zip(cold.items(), answers, strict=True):
                 if answer is not None:
                     found[place] = kept(answer, obj, aliases[place], scope, wall, monotonic)
-            for place in missing if len(cold) < len(missing) else ():
-                if found[place] is None and objects[place] in cold:  # one call has asked for it twice
-                    found[place] = self._quick(objects[place], aliases[place], scope, wall, monotonic)
+        for place in missing if len(cold) < len(missing) else ():
+            if found[place] is None and objects[place] in cold:  # one call has asked for it twice
+                found[place] = self.quick(objects[place], aliases[place], scope)
         return found
 
     def unspent(self, entries: Sequence[Entry]) -> list[Entry | None]:
@@ -476,19 +485,6 @@ class Resolver:
         effects.flights.land(landed)
 
     # The rest is called with the lock held.
-
-    def _quick(
-        self, obj: S3Object, alias: str | None, scope: Scope | None, wall: float, monotonic: float
-    ) -> Entry | None:
-        held = self._table.get(obj)
-        if held is not None or scope is not None:
-            entry = self._known(held, obj, alias, scope, wall, monotonic)
-            if entry is not None:
-                return entry
-        if (self._is_shared and self._is_common(obj)) or obj in self._flights.aloft:
-            return None
-        (answer,) = self._signing.sign([obj], wall, monotonic)
-        return None if answer is None else self._kept(answer, obj, alias, scope, wall, monotonic)
 
     def _kept(
         self,

@@ -140,12 +140,14 @@ class _PlanRecipe(_Recipe):
         return answers
 
     def _new_entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+        present = floor(wall + self._skew)
         path = quote_key(obj[1])
         phase = crc32(path.encode())
-        window = self._rotation.date(phase, wall + self._skew)
-        date = max(window, epoch)
-        url = self.sign(path, date)
-        if date == window <= self._whole_until:
+        date = present - (present - phase) % self._rotation.period  # `Rotation.date`
+        if date < epoch:
+            date = epoch
+        url = (self._signers.get(date // DAY) or self._signer(date // DAY)).sign(path, date)
+        if epoch < date <= self._whole_until:
             return Entry(obj, url, date, self._service, offset, self._tally)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
 
@@ -362,14 +364,32 @@ class OriginSigning:
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
-    def recipe(self, obj: S3Object, wall: float, monotonic: float) -> _Recipe | None:
-        """Return what signs *obj* and its like, or None if `prepare` must come first."""
-        now = self.source.at(wall + self.skew, monotonic)
-        recipe = self._recipe(obj, self.source.present(now))
-        if recipe is None or now < recipe.good_until:
-            return recipe
-        may_be_newer = self.source.is_due(now) or self.source.held is not recipe.snapshot
-        return None if may_be_newer else recipe  # which will say why it is of no use
+    def sign(
+        self,
+        objects: Sequence[S3Object],  # of one kind
+        wall: float,
+        monotonic: float,
+        epochs: _Epochs | None,
+    ) -> Sequence[Entry | SigningError | None]:
+        """Return what `Signing.sign` does. None of them is dated earlier than *epochs* says of it."""
+        skew = self.skew
+        snapshot, now, began = self.source.present(wall + skew, monotonic)
+        recipe = self._recipes.get(objects[0][0])
+        if recipe is None or recipe.snapshot is not snapshot:
+            recipe = self._recipe(objects[0], snapshot)
+        if recipe is None or (now >= recipe.good_until and self._may_be_newer(recipe, now)):
+            return [None] * len(objects)
+        return recipe.entries(objects, wall, min(monotonic - wall, began + skew), epochs)
+
+    def is_ready(self, obj: S3Object, wall: float, monotonic: float) -> bool:
+        """Return whether `sign` could now."""
+        snapshot, now, _ = self.source.present(wall + self.skew, monotonic)
+        recipe = self._recipe(obj, snapshot)
+        return recipe is not None and (now < recipe.good_until or not self._may_be_newer(recipe, now))
+
+    def _may_be_newer(self, recipe: _Recipe, now: float) -> bool:
+        """Return whether there may be newer keys than those of *recipe*; else it says why it is of no use."""
+        return self.source.is_due(now) or self.source.held is not recipe.snapshot
 
     def offset(self, present: float) -> float:
         """Return *present*, monotonic less wall time; of when the session began, if it was set back since."""
@@ -429,7 +449,7 @@ class OriginSigning:
 
     def sign_by_boto3(self, obj: S3Object, wall: float, monotonic: float) -> Entry | SigningError:
         """Return what boto3 makes of *obj* now, for one call alone. May block; raises SigningError."""
-        snapshot = self.source.present(self.source.at(wall + self.skew, monotonic)) or self.renew()
+        snapshot = self.source.present(wall + self.skew, monotonic)[0] or self.renew()
         recipe = self._passing(obj, snapshot)
         if self.source.now >= recipe.good_until:
             recipe = self._passing(obj, self.renew(snapshot.credential))
@@ -550,33 +570,18 @@ class Signing:
         if not -_STEP < present - self._offset < _STEP:
             self._tell_of_step(self._offset - present)
         self._offset = present
-        epochs: _Epochs | None = None
-        if self._epochs.any or since:
-            dated = self._epochs.date
-
-            def epochs(obj: S3Object) -> int:
-                return max(since, dated(obj, wall))
-
+        epochs = self._dated_from(wall, since) if self._epochs.any or since else None
         if len(objects) == 1:
-            return self._sign_alike(objects, wall, monotonic, present, epochs)
+            return self._origins[objects[0][0].origin].sign(objects, wall, monotonic, epochs)
         answers: list[Entry | SigningError | None] = []
         # The objects of a page are of one kind mostly, and what they have in common is sought once.
-        for _, alike in groupby(objects, _kind):
-            answers += self._sign_alike(list(alike), wall, monotonic, present, epochs)
+        for kind, alike in groupby(objects, _kind):
+            answers += self._origins[kind.origin].sign(list(alike), wall, monotonic, epochs)
         return answers
 
-    def _sign_alike(
-        self,
-        objects: Sequence[S3Object],  # of one kind
-        wall: float,
-        monotonic: float,
-        present: float,  # monotonic less wall time
-        epochs: _Epochs | None,
-    ) -> Sequence[Entry | SigningError | None]:
-        signing = self._origins[objects[0].kind.origin]
-        offset = signing.offset(present)  # before the recipe, which may have the session renewed
-        recipe = signing.recipe(objects[0], wall, monotonic)
-        return [None] * len(objects) if recipe is None else recipe.entries(objects, wall, offset, epochs)
+    def _dated_from(self, wall: float, since: int) -> _Epochs:
+        dated = self._epochs.date
+        return lambda obj: max(since, dated(obj, wall))
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""
@@ -609,8 +614,7 @@ class Signing:
 
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now."""
-        recipe = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
-        return recipe is not None
+        return self._origins[obj.origin].is_ready(obj, self._clock.time(), self._clock.monotonic())
 
     def is_common(self, obj: S3Object) -> bool:
         """Return whether it is of use to ask the shared cache for *obj*, as its origin's policy sees it."""

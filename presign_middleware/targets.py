@@ -39,18 +39,8 @@ class Targets:
         self._coverage = Coverage(origins)
         self._standing = {o.name: (wire_parameters(o.params), o.policy or Policy()) for o in origins}
         self._kinds: dict[tuple[str, _How], Kind] = {}
-        #: Of each origin that signs it: GET as the policy says, of an object in the origin's own form.
-        self._usual = {
-            o.name: self._kind(o, ("", "GET", (), (), None)) for o in origins if "GET" in o.methods
-        }
-
-    def named(self, target: str) -> S3Object:
-        """Return the object that *target* alone names, for GET. Raises NotCovered."""
-        place = self._coverage.locate(target)
-        origin, form, key, asked = place
-        if form or asked or (kind := self._usual.get(origin.name)) is None:
-            return self.at(place, "GET")
-        return _object(S3Object, (kind, key))
+        #: Returns the object that a target alone names, for GET. Raises NotCovered.
+        self.named = self._near_finder("GET", (), None)
 
     def asked(
         self, target: str, method: str, params: Mapping[str, Any] | None, lifetime: int | None
@@ -79,7 +69,8 @@ class Targets:
             NotCovered: The origin does not sign *method*.
         """
         if origin is None:
-            return self._near_finder(method, params, lifetime)
+            is_usual = method == "GET" and not params and lifetime is None
+            return self.named if is_usual else self._near_finder(method, params, lifetime)
         named, is_alone, within = self._coverage.named(origin)
         # What all keys of one link have in common is looked into once.
         kind, _ = self.at((named, "", named.prefix, ()), method, params, lifetime)
@@ -108,22 +99,25 @@ class Targets:
     def _near_finder(
         self, method: str, params: Parameters, lifetime: int | None
     ) -> Callable[[str], S3Object]:
-        """Return the finder for any target. Those of a page begin alike mostly: where one is, is the next."""
+        """Return the finder for any target. Most of them begin alike: where one is, is the next."""
         coverage = self._coverage
-        near, length, kind = "", 0, None
+        # All in one, since threads share it: whoever has read where a target is has read of what kind.
+        near: tuple[str, int, Kind] | None = None
 
         def find(text: str) -> S3Object:
-            nonlocal near, length, kind
-            if kind is not None and text.startswith(near) and "/." not in text and text.isascii():
-                key = text[length:]
-                if key:
-                    return _object(S3Object, (kind, key))
+            nonlocal near
+            if near is not None:
+                begin, length, kind = near
+                if text.startswith(begin) and "/." not in text and text.isascii():
+                    key = text[length:]
+                    if key:
+                        return _object(S3Object, (kind, key))
             place = coverage.locate(text)
             obj = self.at(place, method, params, lifetime)
             origin, form, _, asked = place
             if not (form or asked) and coverage.is_alone(origin):
                 root = f"s3://{origin.bucket}/"
-                near, length, kind = f"{root}{origin.prefix}", len(root), obj.kind
+                near = f"{root}{origin.prefix}", len(root), obj.kind
             return obj
 
         return find
@@ -160,6 +154,7 @@ class Targets:
         self._former.append(self._origins[origin.name])
         self._origins[origin.name] = origin
         self._coverage = Coverage(list(self._origins.values()), self._former)
+        self.named = self._near_finder("GET", (), None)
 
     def present(self, obj: S3Object) -> S3Object:
         """Return *obj* as it is asked for now: its endpoint may be of a region that its origin has left."""

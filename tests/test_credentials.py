@@ -348,7 +348,7 @@ def test_sessions_that_begin_with_little_left(clock: Clock) -> None:
     asks: list[float] = []
     source = Source("a source", fetch, None, 900, 900, 0, clock, Counts())
     for _ in range(600):
-        if source.present(source.now) is None:
+        if source.present(clock.time(), clock.monotonic())[0] is None:
             source.renew()
         assert source._background.acquire(timeout=DEADLINE)
         source._background.release()
@@ -438,7 +438,7 @@ both_renewals = pytest.mark.parametrize("renew", [by_runner, by_renewals])
 
 def entry_of(presigner: Presigner, target: str) -> Entry:
     """Return what *presigner* holds of *target*."""
-    entry = presigner._table.get(presigner._named(target))
+    entry = presigner._table.get(presigner._targets.named(target))
     assert entry is not None
     return entry
 
@@ -814,7 +814,7 @@ class Instance:
 
 def seen(source: Source, clock: Clock) -> room.Snapshot:
     """Return what *source* gives now."""
-    snapshot = source.present(source.now) or source.renew()
+    snapshot = source.present(clock.time(), clock.monotonic())[0] or source.renew()
     assert source._background.acquire(timeout=DEADLINE)
     source._background.release()
     return snapshot

@@ -299,7 +299,7 @@ def test_a_flight_that_began_before(fake: FakeMemcached, fleet: Fleet) -> None:
     leader = threading.Thread(target=lambda: early.append(presigner.url(CAT)))
     leader.start()
     eventually(lambda: fake.held)
-    presigner._epochs.invalidate(presigner._named(CAT), 0, fleet.clock.time())
+    presigner._epochs.invalidate(presigner._targets.named(CAT), 0, fleet.clock.time())
     presigner._runner._resolver.forget()
     late: list[str] = []
     follower = threading.Thread(target=lambda: late.append(presigner.url(CAT)))
@@ -315,7 +315,7 @@ def test_a_refresh_that_lands_after_it_revives_nothing(fake: FakeMemcached, flee
     """R4: the invalidation wins."""
     presigner = fleet.member(fake.url, fleet.session("ASIAONE"))
     old = presigner.url(CAT)
-    entry = presigner._table.get(presigner._named(CAT))
+    entry = presigner._table.get(presigner._targets.named(CAT))
     presigner.invalidate(CAT)
     assert entry is not None
     presigner._table.put(entry)

@@ -2,7 +2,10 @@
 
 import posixpath
 import re
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -342,7 +345,7 @@ SPELT = st.builds("s3://{}/{}".format, st.sampled_from(BUCKETS), st.sampled_from
 
 @given(st.permutations(NEIGHBOURS), st.lists(SPELT, max_size=12))
 @settings(max_examples=400)
-def test_a_page_of_targets_is_found_as_each_by_itself_is(origins: list[Origin], page: list[str]) -> None:
+def test_a_target_is_found_whatever_was_before_it(origins: list[Origin], page: list[str]) -> None:
     """O1, O2: which origin holds a target, if any, does not depend on what was asked for before it."""
     targets = Targets(origins)
 
@@ -352,9 +355,43 @@ def test_a_page_of_targets_is_found_as_each_by_itself_is(origins: list[Origin], 
         except NotCovered as error:
             return str(error)
 
-    alone = [told(targets.named, target) for target in page]
-    find = targets.finder(None, "GET", (), None)
-    assert alone == [told(find, target) for target in page]
+    alone = [told(Targets(origins).named, target) for target in page]
+    assert alone == [told(targets.named, target) for target in page]
+
+
+def test_an_origin_that_has_moved_is_found_where_it_is() -> None:
+    """O2, H2: a region that was learned has endpoints of its own, and the former ones are still covered."""
+    origin = Origin("media", bucket="media", region="eu-west-1")
+    targets = Targets([origin])
+    former, present = [f"https://media.s3.{region}.amazonaws.com/a" for region in ("eu-west-1", "eu-north-1")]
+    with pytest.raises(NotCovered):
+        targets.named(present)
+    targets.move(replace(origin, region="eu-north-1"))
+    assert [targets.named(url).key for url in (present, former)] == ["a", "a"]
+
+
+def test_threads_that_ask_at_once_find_each_its_own() -> None:
+    """O2: what one thread has just found does not lead another one into its bucket."""
+    targets = Targets([Origin(name, bucket=name, region="eu-west-1") for name in ("one", "another")])
+    wrong = []
+
+    def ask(bucket: str) -> None:
+        for _ in range(3_000):
+            found = targets.named(f"s3://{bucket}/a")
+            if found.bucket != bucket or found.key != "a":
+                wrong.append(found)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=ask, args=(bucket,)) for bucket in ("one", "another")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
 
 
 # What a refusal says.
