@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 SCOPED_PAGES = {"urls(), in a scope", "await aurls(), in a scope"}
 SIGNERS = {"obstore", "fast-s3-url", "libpresign", "minio", "signurlarity", "S3Storage.url", "aiobotocore"}
 LISTS = {"obstore, one list", "fast-s3-url, one list"}
+FLOOR = "one function, and no more"
 
 CASES = {
     "Held: one URL a call": {
@@ -51,6 +52,7 @@ CASES = {
         "url(), in a scope",
         "await aurl()",
         "two bare hashes",
+        FLOOR,
         "boto3",
         "boto3 in a TTLCache",
         *SIGNERS,
@@ -59,6 +61,7 @@ CASES = {
         "urls()",
         "await aurls()",
         "two bare hashes",
+        FLOOR,
         "boto3",
         "boto3 in a TTLCache",
         *SCOPED_PAGES,
@@ -75,6 +78,7 @@ CASES = {
         "PresignMiddleware()",
         "bare Starlette",
         "middleware of nothing",
+        "middleware of one variable",
     },
     "Idle: a WSGI request that fetches nothing": {
         "PresignMiddleware(app)",
@@ -98,6 +102,7 @@ SHARED_CASES = {
         "aiomcache",
         "dogpile, pymemcache",
         "aiocache, memcached",
+        FLOOR,
     },
     "Shared: a page of 100 from asyncio": {
         "await aurls()",
@@ -110,6 +115,8 @@ SHARED_CASES = {
         "aiomcache, gather of get",
         "aiomcache, multi_get",
         "pymemcache, get_many",
+        "gather of futures",
+        FLOOR,
     },
     "Shared: 100 entries of three servers": {
         "read()",
@@ -267,6 +274,14 @@ def test_a_goal_is_judged_by_what_was_measured(quick: Told) -> None:
     for goal in judged:
         enough = goal["measured"] >= goal["bound"], goal["measured"] <= goal["bound"]
         assert goal["met"] is (enough[0] if goal["is_least"] else enough[1])
+
+
+def test_a_floor_is_judged_as_its_goal_is(quick: Told) -> None:
+    with_floors = [goal for goal in quick.json["goals"] if goal["floor"] is not None]
+    assert len(with_floors) == 12
+    for goal in with_floors:
+        enough = goal["floor"] >= goal["bound"], goal["floor"] <= goal["bound"]
+        assert goal["is_in_reach"] is (enough[0] if goal["is_least"] else enough[1])
 
 
 def test_the_page_and_the_readme_are_written_from_a_run(quick: Told, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from presign_middleware.testing import Memcached
 from .answers import LINKS, Answers
 from .caches import Aiocache, Cachetools, Cashews, Dogpile
 from .clients import Aiomcache, Emcache, Pymemcache, PymemcacheHash
+from .floors import Floors, SharedFloors
 from .idle import Asgi, Fetches, Wsgi
 from .ours import Fleet, Ours, gets_many
 from .peers import Aiobotocore, Boto3, Dict, Hashes, Signers
@@ -66,7 +67,7 @@ def url_cases(runner: asyncio.Runner, aiobotocore: Aiobotocore, ending: ExitStac
     _same_url(known, ours.url(TARGETS[0]))
     for name, url in signers.urls(KEYS[0]).items():
         _same_signature(name, known, url)
-    held, hashes = Dict(known), Hashes(boto3.url)
+    held, hashes, floors = Dict(known), Hashes(boto3.url), Floors(boto3.url)
     size = len(TARGETS)
     return (
         Case(
@@ -97,6 +98,7 @@ def url_cases(runner: asyncio.Runner, aiobotocore: Aiobotocore, ending: ExitStac
             (
                 *ours.signs_each(),
                 hashes.hashes(),
+                floors.signs_each(),
                 *signers.signs_each(),
                 boto3.signs(),
                 aiobotocore.signs(),
@@ -110,6 +112,7 @@ def url_cases(runner: asyncio.Runner, aiobotocore: Aiobotocore, ending: ExitStac
             (
                 *ours.signs_pages(),
                 hashes.hashes(),
+                floors.signs_pages(),
                 *signers.signs_all(),
                 *signers.signs_each(),
                 boto3.signs(),
@@ -176,6 +179,7 @@ def shared_cases(
     page = fleet.keys[: len(PAGE)]
     emcache = Emcache(runner, host, port, page, ending)
     aiomcache = Aiomcache(runner, host, port, page, ending)
+    floors = SharedFloors(runner, host, port, boto3.url, ending)
     return (
         Case(
             SHARED,
@@ -183,6 +187,7 @@ def shared_cases(
             (pymemcache.NAME, pymemcache.NAME_OF_SESSIONS),
             (
                 *fleet.finds_each(),
+                floors.gets_each(),
                 pymemcache.gets(pymemcache.NAME, fleet.keys),
                 pymemcache.gets(pymemcache.NAME_OF_SESSIONS, fleet.temporary_keys),
                 emcache.gets_each(),
@@ -197,6 +202,7 @@ def shared_cases(
             (emcache.NAME, emcache.NAME_OF_MANY),
             (
                 *fleet.finds_pages(),
+                *floors.gets_pages(),
                 *emcache.gets(),
                 emcache.gets_many(),
                 aiomcache.gets(),

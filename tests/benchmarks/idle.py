@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -56,19 +57,22 @@ class Asgi:
 
     NAME = "bare Starlette"
     NAME_OF_NOTHING = "middleware of nothing"
+    NAME_OF_ONE = "middleware of one variable"
 
     def __init__(self, runner: asyncio.Runner) -> None:
         self._runner = runner
 
     def requests(self) -> tuple[Contender, ...]:
-        """Answer with the middleware, with one that does nothing, and without any."""
-        bare, ours, nothing = _starlette(), _starlette(), _starlette()
+        """Answer with the middleware, with others that do next to nothing, and without any."""
+        bare, ours, nothing, one = [_starlette() for _ in range(4)]
         ours.add_middleware(presign_middleware.asgi.PresignMiddleware, presigner=_presigner())
         nothing.add_middleware(_Nothing)
+        one.add_middleware(_OneVariable)
         return (
             self._contender("PresignMiddleware()", ours, is_ours=True),
             self._contender(self.NAME, bare),
             self._contender(self.NAME_OF_NOTHING, nothing),
+            self._contender(self.NAME_OF_ONE, one),
         )
 
     def _contender(self, name: str, app: Any, *, is_ours: bool = False) -> Contender:
@@ -84,6 +88,24 @@ class _Nothing:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
+
+
+class _OneVariable(_Nothing):
+    """Has what any middleware needs whose requests are to be known wherever their code runs."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket"):
+            before = _current.get()
+            _current.set(self)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                _current.set(before)
+        else:
+            await self._app(scope, receive, send)
+
+
+_current: ContextVar[_OneVariable | None] = ContextVar("current", default=None)
 
 
 def _starlette() -> Starlette:

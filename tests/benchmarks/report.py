@@ -99,6 +99,7 @@ def show(console: Console, run: Run, results: Results) -> None:
         console.print(Text(sheet.note, style="dim"))
     console.print()
     console.print(_goals(results))
+    console.print(Text("floor: the least that Python takes, one function and no more, misses it", "dim"))
     for reason in run.left_out:
         console.print(reason)
 
@@ -167,6 +168,8 @@ def _goals(results: Results) -> Table:
     for goal in GOALS:
         judged = goal.judged(results)
         word, style = _WORDS[judged["met"]]
+        if judged["met"] is False and judged["is_in_reach"] is False:
+            word = "floor"
         table.add_row(goal.text, judged["said"], word, style=style)
     return table
 
