@@ -63,6 +63,11 @@ class Signs(Protocol):
         *since*: the earliest date, by S3's clock, that it may have.
         """
 
+    def sign_one(
+        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
+    ) -> Entry | SigningError | None:
+        """Return what `sign` does for *obj* by itself."""
+
     def freshen(self, entries: Sequence[Entry]) -> None:
         """Ask for newer credentials than those that bound the life of *entries*. May block."""
 
@@ -179,7 +184,7 @@ class Resolver:
             aloft = self._flights.aloft
             if (self._is_shared and self._is_common(obj)) or (aloft and obj in aloft):
                 return None
-            (answer,) = self._signing.sign([obj], wall, monotonic)
+            answer = self._signing.sign_one(obj, wall, monotonic)
             return None if answer is None else self._kept(answer, obj, alias, scope, wall, monotonic)
 
     def quick_all(
@@ -393,7 +398,7 @@ class Resolver:
             if entry is not None and flight.order.accepts(entry, wall, monotonic):
                 shared.append((flight, entry))
                 continue
-            (answer,) = self._signing.sign([flight.object], wall, monotonic, flight.order.since)
+            answer = self._signing.sign_one(flight.object, wall, monotonic, flight.order.since)
             if isinstance(answer, Entry):
                 signed[flight] = Item(answer, version, flight.order.accepts)
             elif answer is not None:

@@ -84,14 +84,20 @@ class _Recipe(ABC):
         self._tally = tally
 
     @abstractmethod
+    def entry(
+        self, obj: S3Object, wall: float, offset: float, epochs: _Epochs | None
+    ) -> Entry | SigningError:
+        """
+        Return a new URL of *obj*, which is of the kind that this is for.
+
+        It is not dated earlier than *epochs* says of its object. *offset*: monotonic less wall time.
+        """
+
     def entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
-        """
-        Return a new URL of each of *objects*, which are of the kind that this is for.
-
-        None is dated earlier than *epochs* says of its object. *offset*: monotonic less wall time.
-        """
+        """Return what `entry` does of each of *objects*."""
+        return [self.entry(obj, wall, offset, epochs) for obj in objects]
 
     @abstractmethod
     def latest(self, phase: int, now: float) -> int:
@@ -116,46 +122,52 @@ class _PlanRecipe(_Recipe):
         #: Of every URL that the credential does not cut short: of those dated until then.
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew, snapshot.credential)
         self._whole_until = snapshot.credential.end - rotation.lifetime
+        self._period = rotation.period
         self._signers: dict[int, Signer] = {}
         self._composers: dict[tuple[Credential, int], Composer] = {}  # of other processes' credentials
+
+    def entry(
+        self, obj: S3Object, wall: float, offset: float, epochs: _Epochs | None
+    ) -> Entry | SigningError:
+        """Return a URL that is dated at the start of its present window, or at its epoch."""
+        tally = self._tally
+        began = None if tally.signed % SAMPLED else perf_counter()
+        present = floor(wall + self._skew)
+        path = quote_key(obj[1])
+        phase = crc32(path.encode())
+        date = window = present - (present - phase) % self._period  # `Rotation.date`
+        if epochs is not None:
+            date = max(window, epochs(obj))
+        url = (self._signers.get(date // DAY) or self._signer(date // DAY)).sign(path, date)
+        tally.signed += 1
+        if self.is_short:
+            tally.short_lived += 1
+        if began is not None:
+            tally.measured.plan_seconds += perf_counter() - began
+            tally.measured.plans_timed += 1
+        if date == window <= self._whole_until:  # as most are
+            return Entry(obj, url, date, self._service, offset, tally)
+        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
 
     def entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
-        """Return URLs that are dated at the start of their present window, or at their epoch."""
-        tally = self._tally
-        began = None if tally.signed % SAMPLED else perf_counter()
+        """Return what `entry` does of each, in half the time: step by step for all of them."""
         if len(objects) == 1:
-            (obj,) = objects
-            answers = [self._new_entry(obj, wall, offset, 0 if epochs is None else epochs(obj))]
-        else:
-            answers = self._new_entries(objects, wall, offset, epochs)
-        made = len(answers)
-        tally.signed += made
+            return [self.entry(objects[0], wall, offset, epochs)]
+        began, tally = perf_counter(), self._tally
+        answers = self._entries(objects, wall, offset, epochs)
+        tally.signed += len(answers)
         if self.is_short:
-            tally.short_lived += made
-        if began is not None:
-            tally.measured.plan_seconds += perf_counter() - began
-            tally.measured.plans_timed += made
+            tally.short_lived += len(answers)
+        tally.measured.plan_seconds += perf_counter() - began
+        tally.measured.plans_timed += len(answers)
         return answers
 
-    def _new_entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
-        present = floor(wall + self._skew)
-        path = quote_key(obj[1])
-        phase = crc32(path.encode())
-        date = present - (present - phase) % self._rotation.period  # `Rotation.date`
-        if date < epoch:
-            date = epoch
-        url = (self._signers.get(date // DAY) or self._signer(date // DAY)).sign(path, date)
-        if epoch < date <= self._whole_until:
-            return Entry(obj, url, date, self._service, offset, self._tally)
-        return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
-
-    def _new_entries(
+    def _entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
     ) -> list[Entry | SigningError]:
-        """Return what `_new_entry` does of each, in half the time: step by step for all of them."""
-        present, period, signers = floor(wall + self._skew), self._rotation.period, self._signers
+        present, period, signers = floor(wall + self._skew), self._period, self._signers
         paths = quote_keys(objects)
         phases = [crc32(path.encode()) for path in paths]
         dates = windows = [present - (present - phase) % period for phase in phases]  # `Rotation.date`
@@ -248,13 +260,11 @@ class _BotoRecipe(_Recipe):
         self._boto = boto
         self._kind = kind
 
-    def entries(
-        self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
-    ) -> list[Entry | SigningError]:
-        """Return what boto3 makes of *objects*, taken for as late as their epochs: it signs after these."""
-        return [self._entry(obj, wall, offset, 0 if epochs is None else epochs(obj)) for obj in objects]
-
-    def _entry(self, obj: S3Object, wall: float, offset: float, epoch: int) -> Entry | SigningError:
+    def entry(
+        self, obj: S3Object, wall: float, offset: float, epochs: _Epochs | None
+    ) -> Entry | SigningError:
+        """Return what boto3 makes of *obj*, taken for as late as its epoch: it signs after that."""
+        epoch = 0 if epochs is None else epochs(obj)
         try:
             url = _signed_by_boto3(self._boto, obj, {}, self._tally)
         except SigningError as error:
@@ -364,32 +374,22 @@ class OriginSigning:
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
-    def sign(
-        self,
-        objects: Sequence[S3Object],  # of one kind
-        wall: float,
-        monotonic: float,
-        epochs: _Epochs | None,
-    ) -> Sequence[Entry | SigningError | None]:
-        """Return what `Signing.sign` does. None of them is dated earlier than *epochs* says of it."""
+    def recipe(self, obj: S3Object, wall: float, monotonic: float) -> tuple[_Recipe | None, float]:
+        """
+        Return what signs *obj* and its like, or None if `prepare` must come first.
+
+        With it monotonic less wall time; of when the session began, if the wall clock was set back since.
+        """
         skew = self.skew
-        snapshot, now, began = self.source.present(wall + skew, monotonic)
-        recipe = self._recipes.get(objects[0][0])
+        snapshot, now, offset = self.source.present(wall + skew, monotonic)
+        offset = min(monotonic - wall, offset + skew)
+        recipe = self._recipes.get(obj[0])
         if recipe is None or recipe.snapshot is not snapshot:
-            recipe = self._recipe(objects[0], snapshot)
-        if recipe is None or (now >= recipe.good_until and self._may_be_newer(recipe, now)):
-            return [None] * len(objects)
-        return recipe.entries(objects, wall, min(monotonic - wall, began + skew), epochs)
-
-    def is_ready(self, obj: S3Object, wall: float, monotonic: float) -> bool:
-        """Return whether `sign` could now."""
-        snapshot, now, _ = self.source.present(wall + self.skew, monotonic)
-        recipe = self._recipe(obj, snapshot)
-        return recipe is not None and (now < recipe.good_until or not self._may_be_newer(recipe, now))
-
-    def _may_be_newer(self, recipe: _Recipe, now: float) -> bool:
-        """Return whether there may be newer keys than those of *recipe*; else it says why it is of no use."""
-        return self.source.is_due(now) or self.source.held is not recipe.snapshot
+            recipe = self._recipe(obj, snapshot)
+        if recipe is None or now < recipe.good_until:
+            return recipe, offset
+        may_be_newer = self.source.is_due(now) or self.source.held is not recipe.snapshot
+        return None if may_be_newer else recipe, offset  # which will say why it is of no use
 
     def offset(self, present: float) -> float:
         """Return *present*, monotonic less wall time; of when the session began, if it was set back since."""
@@ -453,7 +453,7 @@ class OriginSigning:
         recipe = self._passing(obj, snapshot)
         if self.source.now >= recipe.good_until:
             recipe = self._passing(obj, self.renew(snapshot.credential))
-        return recipe.entries([obj], wall, self.offset(monotonic - wall), None)[0]
+        return recipe.entry(obj, wall, self.offset(monotonic - wall), None)
 
     def _passing(self, obj: S3Object, snapshot: Snapshot) -> _Recipe:
         rotation = self.policy.rotation(obj.lifetime, obj.share)
@@ -566,22 +566,31 @@ class Signing:
         self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
     ) -> Sequence[Entry | SigningError | None]:
         """Return for each a new URL, why there is none, or None: `prepare` must come first."""
+        epochs = self._dated_from(wall, monotonic, since)
+        answers: list[Entry | SigningError | None] = []
+        # The objects of a page are of one kind mostly, and what they have in common is sought once.
+        for kind, some in groupby(objects, _kind):
+            alike = list(some)
+            recipe, offset = self._origins[kind.origin].recipe(alike[0], wall, monotonic)
+            answers += [None] * len(alike) if recipe is None else recipe.entries(alike, wall, offset, epochs)
+        return answers
+
+    def sign_one(
+        self, obj: S3Object, wall: float, monotonic: float, since: int = 0
+    ) -> Entry | SigningError | None:
+        """Return what `sign` does, in less time than a batch of one takes."""
+        epochs = self._dated_from(wall, monotonic, since)
+        recipe, offset = self._origins[obj[0].origin].recipe(obj, wall, monotonic)
+        return None if recipe is None else recipe.entry(obj, wall, offset, epochs)
+
+    def _dated_from(self, wall: float, monotonic: float, since: int) -> _Epochs | None:
+        """Return what tells the earliest date that a URL signed now may have; None: any. Look at the clocks."""
         present = monotonic - wall
         if not -_STEP < present - self._offset < _STEP:
             self._tell_of_step(self._offset - present)
         self._offset = present
-        epochs = self._dated_from(wall, since) if self._epochs.any or since else None
-        if len(objects) == 1:
-            return self._origins[objects[0][0].origin].sign(objects, wall, monotonic, epochs)
-        answers: list[Entry | SigningError | None] = []
-        # The objects of a page are of one kind mostly, and what they have in common is sought once.
-        for kind, alike in groupby(objects, _kind):
-            answers += self._origins[kind.origin].sign(list(alike), wall, monotonic, epochs)
-        return answers
-
-    def _dated_from(self, wall: float, since: int) -> _Epochs:
         dated = self._epochs.date
-        return lambda obj: max(since, dated(obj, wall))
+        return (lambda obj: max(since, dated(obj, wall))) if self._epochs.any or since else None
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""
@@ -614,7 +623,8 @@ class Signing:
 
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now."""
-        return self._origins[obj.origin].is_ready(obj, self._clock.time(), self._clock.monotonic())
+        recipe, _ = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
+        return recipe is not None
 
     def is_common(self, obj: S3Object) -> bool:
         """Return whether it is of use to ask the shared cache for *obj*, as its origin's policy sees it."""

@@ -423,7 +423,7 @@ def test_a_page_is_signed_as_each_of_its_urls_is(
             return str(answer)
         return answer.url, answer.date, answer.born, answer.fresh_until, answer.ageing_until, answer.reason
 
-    alone = [signing.sign([obj], wall, monotonic, dated)[0] for obj in objects]
+    alone = [signing.sign_one(obj, wall, monotonic, dated) for obj in objects]
     together = signing.sign(objects, wall, monotonic, dated)
     assert list(map(told, alone)) == list(map(told, together))
 
