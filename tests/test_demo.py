@@ -298,13 +298,18 @@ def test_the_example_fetches_and_links_signed_urls_and_escapes_everything(
 
 def test_a_url_that_follows_another_in_its_turn_is_not_counted_beside_it() -> None:
     def link(second: int) -> str:
-        return f"http://s3.test/b/k?X-Amz-Date=20260101T0000{second:02}Z&X-Amz-Signature=0"
+        # Its windows begin at the seconds 3, 13, 23 and so on: the CRC-32 of "a/%C3%BC.svg" ends in 3.
+        return f"http://s3.test/b/a/%C3%BC.svg?X-Amz-Date=20260101T0000{second:02}Z&X-Amz-Signature=0"
 
-    assert urls_per_object([[link(0)], [link(0)]], rotation=10) == 1
-    assert urls_per_object([[link(0)], [link(9)]], rotation=10) == 2
-    assert urls_per_object([[link(0)], [link(10)], [link(20)]], rotation=10) == 1
-    assert urls_per_object([[link(0)], [link(10)], [link(11)]], rotation=10) == 2
+    assert urls_per_object([[link(3)], [link(3)]], rotation=10) == 1
+    assert urls_per_object([[link(3)], [link(12)]], rotation=10) == 2
+    assert urls_per_object([[link(3)], [link(13)], [link(23)]], rotation=10) == 1
+    assert urls_per_object([[link(3)], [link(13)], [link(14)]], rotation=10) == 2
     assert urls_per_object([[]], rotation=10) == 0
+
+    # What is dated at the epoch of a new memcached turns when its window ends, be that a second later.
+    assert urls_per_object([[link(12)], [link(13)]], rotation=10) == 1
+    assert urls_per_object([[link(12)], [link(13)], [link(22)]], rotation=10) == 2
 
 
 def test_no_two_pictures_are_alike_and_each_is_always_the_same() -> None:

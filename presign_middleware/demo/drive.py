@@ -7,12 +7,14 @@ Durations are seconds.
 import re
 import statistics
 from calendar import timegm
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from math import ceil
 from time import perf_counter, strptime
 from urllib.parse import parse_qs, urlsplit
+from zlib import crc32
 
 import httpx
 
@@ -76,7 +78,7 @@ class Figures:
     signatures: int  # of them, those for which a signature was made
     signed_by_boto3: int  # of them, those that boto3 made
     boto3_signing_calls: int  # these, and those with which a plan was learned
-    urls_per_object: int  # at most, while one of them lives
+    urls_per_object: int  # at most, within one window
     urls_checked: int
     urls_refused: int
 
@@ -92,7 +94,7 @@ class Figures:
         signed_by_boto3: int,
         boto3_signing_calls: int,
     ) -> "Figures":
-        """Sum up *side*. *rotation* is for how many seconds one URL of an object is to be served."""
+        """Sum up *side*. *rotation*: seconds from one URL of an object to the next."""
         counted = sorted(side.seconds[WARM_UP:])
         return cls(
             page_median=statistics.median(counted),
@@ -120,7 +122,7 @@ class SecondWorker:
     signatures: int  # of them, those for which it made a signature
     from_shared: int  # of them, those that the first worker had signed and shared
     boto3_signing_calls: int  # with which plans were learned
-    urls_per_object: int  # at most, over both workers and while one of them lives
+    urls_per_object: int  # at most, over both workers and within one window
     urls_checked: int
     urls_refused: int
 
@@ -195,22 +197,18 @@ def urls_per_object(pages: Sequence[Sequence[str]], rotation: int) -> int:
     """
     Return how many distinct URLs the object with the most of them had at a time.
 
-    A URL dated *rotation* seconds or more after another follows that one in its turn.
+    That is within one window, which begins every *rotation* seconds, for each object at instants of
+    its own (`Rotation.date`): a URL of the next one follows in its turn, however late the other was dated.
+    The bucket is the first segment of the path of each link, and not a part of its host.
     """
-    dates: dict[str, list[int]] = {}
-    for link in dict.fromkeys(link for page in pages for link in page):
-        dates.setdefault(urlsplit(link).path, []).append(_date(link))
-    return max((_at_a_time(sorted(each), rotation) for each in dates.values()), default=0)
+    links = dict.fromkeys(link for page in pages for link in page)
+    return max(Counter(_window(link, rotation) for link in links).values(), default=0)
 
 
-def _at_a_time(dates: Sequence[int], rotation: int) -> int:
-    most, first, count = 0, dates[0], 0
-    for date in dates:
-        if date >= first + rotation:
-            first, count = date, 0
-        count += 1
-        most = max(most, count)
-    return most
+def _window(link: str, rotation: int) -> tuple[str, int]:
+    """Return the quoted key of *link*, and the number of the window in which it is dated."""
+    _, _, key = urlsplit(link).path.removeprefix("/").partition("/")
+    return key, (_date(link) - crc32(key.encode())) // rotation
 
 
 def _to_check(side: Side) -> list[tuple[int, str]]:
