@@ -7,6 +7,7 @@ server busy. The servers run side by side and are loaded in turn, round by round
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -46,8 +47,8 @@ _NOTE = "Of a page: latency, CPU of the server, and that part of it in which lin
 _SIDES = {OURS: "ours", BOTO3: "boto3", FLOOR: "floor"}
 _CONNECTIONS = {1: "1 connection", 8: "8 connections"}
 _ROUNDS, _QUICK_ROUNDS = 3, 1
-_SECONDS, _QUICK_SECONDS = 3, 1
-_WARM_UP = 20  # pages
+_SECONDS, _QUICK_SECONDS = 3, 0.4
+_WARM_UP, _QUICK_WARM_UP = 20, 3  # pages
 _START_WITHIN = 20.0  # seconds
 
 
@@ -96,18 +97,19 @@ def measure(is_quick: bool, advance: Callable[[], object]) -> list[Sheet]:
                 processes.spawn(sys.executable, *command(_SIDES[side], port))
             for port in ports.values():
                 _await_start(processes, port)
+                for _ in range(_QUICK_WARM_UP if is_quick else _WARM_UP):
+                    _get(port, "")
             sheets += _loaded(server, ports, is_quick, advance)
     return sheets
 
 
 def _loaded(server: str, ports: dict[str, int], is_quick: bool, advance: Callable[[], object]) -> list[Sheet]:
-    seconds = _QUICK_SECONDS if is_quick else _SECONDS
     sheets = []
     for connections in _CONNECTIONS:
         found: dict[str, dict[str, list[float]]] = {side: {} for side in ports}
         for _ in range(_QUICK_ROUNDS if is_quick else _ROUNDS):
             for side, port in ports.items():
-                for heading, figure in _round(port, connections, seconds).items():
+                for heading, figure in _round(port, connections, is_quick).items():
                     found[side].setdefault(heading, []).append(figure)
                 advance()
         rows = tuple(
@@ -118,13 +120,10 @@ def _loaded(server: str, ports: dict[str, int], is_quick: bool, advance: Callabl
     return sheets
 
 
-def _round(port: int, connections: int, seconds: int) -> dict[str, float]:
+def _round(port: int, connections: int, is_quick: bool) -> dict[str, float]:
     """Load the server at *port* once; return its figures, by heading."""
     before = _told(port)
-    url = f"http://127.0.0.1:{port}/"
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT), url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    wrk = json.loads(done.stdout.splitlines()[-1])
+    wrk = _wrk(port, connections, _QUICK_SECONDS if is_quick else None)
     after = _told(port)
     if wrk["errors"]:
         raise RuntimeError(f"{wrk['errors']} of {wrk['requests']} pages under load were errors")
@@ -138,8 +137,27 @@ def _round(port: int, connections: int, seconds: int) -> dict[str, float]:
     }
 
 
+def _wrk(port: int, connections: int, seconds: float | None) -> Any:
+    """Return what wrk tells of a load of *seconds*; None: of those of a whole run."""
+    url = f"http://127.0.0.1:{port}/"
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{_SECONDS}s", "--timeout", "10s", "-s", str(_SCRIPT), url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if seconds is not None:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)  # -d takes whole ones; it tells what it has seen
+        told = process.stdout.read()
+    wrk = json.loads(told.splitlines()[-1]) if process.returncode == 0 else None
+    if seconds is not None and not (wrk and wrk["requests"]):
+        # On a busy machine the signal may come before wrk is ready for it, or before any page.
+        return _wrk(port, connections, None)
+    if wrk is None:
+        raise RuntimeError(f"wrk ended with status {process.returncode}")
+    return wrk
+
+
 def _await_start(processes: Processes, port: int) -> None:
-    """Wait until the server at *port* answers, and have it serve some pages that do not count."""
+    """Wait until the server at *port* answers."""
     deadline = time.monotonic() + _START_WITHIN
     for _ in processes.polls(deadline, "a server did not start"):
         try:
@@ -147,8 +165,6 @@ def _await_start(processes: Processes, port: int) -> None:
         except URLError:
             continue
         break
-    for _ in range(_WARM_UP):
-        _get(port, "")
 
 
 def _told(port: int) -> Any:

@@ -26,7 +26,7 @@ OURS, BOUND = "url()", "any cache, same windows"
 SAVED, UNSIGNED, OF_BOUND = "no boto3", "unsigned", "of bound"
 
 _OBJECTS = 100_000
-_REQUESTS, _QUICK_REQUESTS = 10_000_000, 200_000
+_REQUESTS, _QUICK_REQUESTS = 10_000_000, 50_000
 _HOURS = 24
 _STEP = 60  # seconds: the clock's step
 _STEPS = _HOURS * 3_600 // _STEP
