@@ -66,7 +66,7 @@ demo: install memcached ## measure a gallery before and after on a real S3 serve
 	@$(BIN)/python -m presign_middleware demo $(ARGS)
 
 test: install memcached prometheus ## run the tests, on several processors
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-aiobotocore: install memcached ## run its tests in an environment of its own: it asks for an older boto3
 	@$(BIN)/python -m venv $(VENV)/aiobotocore
