@@ -779,10 +779,11 @@ def test_a_board_is_bounded_and_revives_nothing() -> None:
     assert all(epochs.of(of) > epoch for of, epoch in raised.items())
 
 
-def test_what_no_url_can_outlive_is_dropped() -> None:
-    """M9: a board that was full once is not so for ever."""
+def test_what_no_url_can_outlive_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M9: a board that was full once (of 8,000 objects, but here of 100) is not so for ever."""
+    monkeypatch.setattr("presign_middleware.epochs._MOST_OBJECTS", 100)
     epochs = Epochs({"media": 0.0}, 2, Counts(), is_shared=True)
-    for number in range(7_999):
+    for number in range(99):
         epochs.invalidate(obj(f"{number}"), 0, NOW + number)
     for number in range(10):
         epochs.invalidate(obj(f"later/{number}"), 0, NOW + 10 * 86_400)
