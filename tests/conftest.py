@@ -29,17 +29,25 @@ hypothesis.settings.load_profile("patient")
 pytest_plugins = ["presign_middleware.testing.fixtures", "stacks"]
 
 #: Files that take 10 s and more, the longest first.
-_LONG = """
-test_bench test_soak test_outage test_demo test_healing test_operations test_signing test_prometheus test_contract
-test_credentials test_wsgi_servers test_shared_faults test_policy test_seaweedfs_agrees test_epochs test_renewal
-test_instrumentation test_botocore test_dashboard test_examples test_writes test_django_storages
-""".split()
+_LONG = (
+    "test_bench",
+    "test_soak",
+    "test_outage",
+    "test_demo",
+    "test_healing",
+    "test_operations",
+    "test_signing",
+    "test_prometheus",
+    "test_contract",
+    "test_credentials",
+    "test_wsgi_servers",
+    "test_shared_faults",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long: one that begins last leaves all other processors idle."""
-    places = {name: place for place, name in enumerate(_LONG)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
 
 
 # Of the session, so that it is in force before the servers of the session start.

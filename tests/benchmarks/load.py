@@ -140,7 +140,8 @@ def _round(port: int, connections: int, is_quick: bool) -> dict[str, float]:
 def _wrk(port: int, connections: int, seconds: float | None) -> Any:
     """Return what wrk tells of a load of *seconds*; None: of those of a whole run."""
     url = f"http://127.0.0.1:{port}/"
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{_SECONDS}s", "--timeout", "10s", "-s", str(_SCRIPT), url]
+    options = f"-t1 -c{connections} -d{_SECONDS}s --timeout 10s".split()
+    command = ["wrk", *options, "-s", str(_SCRIPT), url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         if seconds is not None:
