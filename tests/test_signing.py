@@ -207,7 +207,7 @@ keys = st.one_of(
 ).filter(covered)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     form=st.sampled_from(FORMS),
     token=st.booleans(),
