@@ -28,7 +28,7 @@ from .policy import FOREVER, Credential
 from .redaction import hushed
 from .resolver import Clock
 
-__all__ = ["Snapshot", "Source", "SourceError", "Sources", "boto_session", "effective", "fingerprint"]
+__all__ = ["Clients", "Snapshot", "Source", "SourceError", "Sources", "effective", "fingerprint"]
 
 logger = logging.getLogger("presign_middleware.credentials")
 
@@ -397,9 +397,10 @@ class Source:
 class Sources:
     """The sources of some origins. Origins with the same credentials have one between them."""
 
-    def __init__(self, clock: Clock, counts: Counts) -> None:
+    def __init__(self, clock: Clock, counts: Counts, clients: "Clients") -> None:
         self._clock = clock
         self._counts = counts
+        self._clients = clients
         self._sources: dict[Hashable, Source] = {}
 
     def of(self, origin: Origin, assumed_session: float, skew: float) -> Source:
@@ -407,7 +408,7 @@ class Sources:
         key: Hashable = (_kind(origin), assumed_session, skew)
         source = self._sources.get(key)
         if source is None:
-            label, identity, lead, fetch = _provider(origin)
+            label, identity, lead, fetch = _provider(origin, self._clients)
             source = Source(label, fetch, identity, lead, assumed_session, skew, self._clock, self._counts)
             self._sources[key] = source
         return source
@@ -427,11 +428,11 @@ def _kind(origin: Origin) -> Hashable:
     return "boto3", base
 
 
-def _provider(origin: Origin) -> tuple[str, str | None, float, Callable[[], Keys]]:
+def _provider(origin: Origin, clients: "Clients") -> tuple[str, str | None, float, Callable[[], Keys]]:
     """Return the label, the identity, the lead and the fetching of *origin*'s credentials."""
     if origin.role_arn is not None:
         whose = f"role {origin.role_arn} {origin.external_id or ''}"
-        return f"role {origin.role_arn}", whose, inf, _Role(origin).fetch
+        return f"role {origin.role_arn}", whose, inf, _Role(origin, clients).fetch
     label, identity = "boto3's default chain", None
     if origin.profile is not None:
         label = identity = f"profile {origin.profile}"
@@ -445,8 +446,9 @@ def _provider(origin: Origin) -> tuple[str, str | None, float, Callable[[], Keys
 class _Role:
     """A role's sessions, by AssumeRole."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, clients: "Clients") -> None:
         self._origin = origin
+        self._clients = clients
         self._client: Any = None
 
     def fetch(self) -> Keys:
@@ -476,8 +478,8 @@ class _Role:
             retries={"mode": "standard", "total_max_attempts": _STS_ATTEMPTS},
         )
         origin = self._origin
-        return boto_session(origin).client(
-            "sts", region_name=origin.region, endpoint_url=origin.sts_endpoint_url, config=config
+        return self._clients.new(
+            origin, "sts", region_name=origin.region, endpoint_url=origin.sts_endpoint_url, config=config
         )
 
 
@@ -513,7 +515,7 @@ def _find(origin: Origin) -> Any:
     if origin.client is not None:
         # A client has no public name for the credentials it signs with.
         return origin.client._request_signer._credentials
-    return boto_session(origin).get_credentials()
+    return _boto_session(origin).get_credentials()
 
 
 def _read(credentials: Any) -> tuple[Any, float | None]:
@@ -538,7 +540,28 @@ def _read(credentials: Any) -> tuple[Any, float | None]:
     return frozen, end.timestamp()
 
 
-def boto_session(origin: Origin) -> Any:
+class Clients:
+    """
+    Makes boto3's clients for any number of origins, in any number of threads.
+
+    Origins that bring no session have one a profile between them: a session's first client takes some
+    100 ms and each further one 15, since it keeps what it has read, and tenants are many.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str | None, Any] = {}
+        self._lock = Lock()  # a session does not make two clients at once
+
+    def new(self, origin: Origin, service: str, **options: Any) -> Any:
+        """Return a client of *service* with boto3's *options*, as *origin* is configured. No network."""
+        with self._lock:
+            session = origin.session or self._sessions.get(origin.profile)
+            if session is None:
+                session = self._sessions[origin.profile] = _boto_session(origin)
+            return session.client(service, **options)
+
+
+def _boto_session(origin: Origin) -> Any:
     """Return the boto3 session that *origin* is configured with; a new one unless it was given."""
     if origin.session is not None:
         return origin.session
@@ -570,7 +593,7 @@ def _effective(origin: Origin, sessions: dict[str | None, Any]) -> Origin:
         if origin.session is not None:
             return origin.session
         if origin.profile not in sessions:
-            sessions[origin.profile] = boto_session(origin)
+            sessions[origin.profile] = _boto_session(origin)
         return sessions[origin.profile]
 
     if origin.profile is not None:

@@ -354,6 +354,30 @@ def test_the_region_is_known_before_signing(monkeypatch: pytest.MonkeyPatch) -> 
 # Methods.
 
 
+def test_origins_that_bring_no_session_have_one_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What boto3 reads for a session's first client, in 100 ms, is read once and not for each tenant."""
+    for name, value in (("ACCESS_KEY_ID", ACCESS_KEY), ("SECRET_ACCESS_KEY", SECRETS["key"])):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    made: list[Any] = []
+    session = boto3.Session
+
+    def new(**options: Any) -> Any:
+        made.append(session(**options))
+        return made[-1]
+
+    monkeypatch.setattr("boto3.Session", new)
+
+    def sessions_for(tenants: int) -> int:
+        made.clear()
+        names = [f"tenant-{number}" for number in range(tenants)]
+        presigner = Presigner(*[Origin(name, bucket=name, region="eu-west-1") for name in names])
+        urls = presigner.urls([f"s3://{name}/a" for name in names])
+        assert [urlsplit(url).netloc.partition(".")[0] for url in urls] == names
+        return len(made)
+
+    assert sessions_for(5) == sessions_for(1)
+
+
 def test_methods_are_signed_apart() -> None:
     """S3: GET, HEAD, PUT and DELETE of one key have four different signatures at one instant."""
     _, presigner = signer("virtual-eu-west-1")
