@@ -6,8 +6,10 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import botocore.session
 import hypothesis
 import pytest
 from clients import Front
@@ -27,6 +29,9 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 pytest_plugins = ["presign_middleware.testing.fixtures", "stacks"]
+
+# boto3's models are read once, and not for each of the sessions that tests make: that takes 100 ms.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 #: Files that take 10 s and more, the longest first.
 _LONG = (

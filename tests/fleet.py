@@ -20,7 +20,6 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
-import botocore.loaders
 import botocore.session
 from botocore.credentials import Credentials, RefreshableCredentials
 
@@ -36,13 +35,10 @@ SECRET: Final = "a+secret/of-the-fleet"
 REGION: Final = "eu-west-1"
 MEDIA: Final = "https://media.s3.eu-west-1.amazonaws.com"
 
-LOADER: Final = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
-
 
 def boto_session(credentials: Any) -> boto3.Session:
     """Return a session that has *credentials*, of botocore's kinds."""
     session: Any = botocore.session.Session()
-    session.register_component("data_loader", LOADER)
     session._credentials = credentials
     return boto3.Session(botocore_session=session)
 

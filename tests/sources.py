@@ -17,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import boto3
-import botocore.loaders
 import botocore.session
 from botocore.credentials import DeferredRefreshableCredentials
 
@@ -26,7 +25,6 @@ from presign_middleware.credentials import Source
 from presign_middleware.testing import Clock
 
 DEADLINE: Final = 5.0  # seconds after which a test that has gone wrong stops waiting
-LOADER: Final = botocore.loaders.create_loader()  # reads boto3's models once, not once a session
 ROLE: Final = "arn:aws:iam::123456789012:role/media"
 A_DAY: Final = Policy(lifetime=86_400)  # so that sessions end before URLs do
 
@@ -100,7 +98,6 @@ class Role(Sessions):
         super().__init__(clock, seconds=seconds)
         self.said: list[dict[str, Any]] = []  # of each request its parameters
         core = botocore.session.Session()
-        core.register_component("data_loader", LOADER)
         self._session = boto3.Session("AKIABASE", "a-secret-of-the-base", botocore_session=core)
         self._session.events.register("before-parameter-build.sts.AssumeRole", self._note)
         self._session.events.register("before-call.sts.AssumeRole", self._answer)
@@ -140,7 +137,6 @@ class Chain(Sessions):
                 return super().get_frozen_credentials()
 
         core: Any = botocore.session.Session()
-        core.register_component("data_loader", LOADER)
         core._credentials = self.credentials = Counted(self._as_botocore_wants, method, time_fetcher=now)
         self._account = account
         self._session = boto3.Session(botocore_session=core)

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from botocore.credentials import RefreshableCredentials
 from clients import tunnels
-from fleet import LOADER, boto_session
+from fleet import boto_session
 from memcacheds import Authority
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from ways import ACCESS_KEY, SECRET_KEY, SIGNED, Door, opened, origin
@@ -48,12 +48,6 @@ class Ran(NamedTuple):
 
 
 Run = Callable[..., Ran]
-
-
-@pytest.fixture(autouse=True)
-def models_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have boto3's models read once, not once a session."""
-    monkeypatch.setattr("botocore.session.create_loader", lambda *_: LOADER)
 
 
 @pytest.fixture

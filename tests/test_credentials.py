@@ -35,7 +35,6 @@ from crowds import Crowd, both_ways, in_tasks, in_threads
 from sources import (
     A_DAY,
     DEADLINE,
-    LOADER,
     ROLE,
     Chain,
     Role,
@@ -1456,7 +1455,6 @@ class Assumed:
 
     def __init__(self, server: SeaweedFS) -> None:
         core = botocore.session.Session()
-        core.register_component("data_loader", LOADER)
         session = boto3.Session(server.access_key, server.secret_key, botocore_session=core)
         session.events.register("before-parameter-build.sts.AssumeRole", self._note)
         session.events.register("needs-retry.sts.AssumeRole", self._answered)
@@ -1575,7 +1573,6 @@ def test_a_role_that_nobody_may_assume(assumed: Assumed, ask: Callable[[Presigne
 def test_keys_that_sts_refuses(short_sessions: SeaweedFS, assumed: Assumed) -> None:
     """P5, L1: base keys that STS refuses are a SigningError that names origin and exception, no secret."""
     core = botocore.session.Session()
-    core.register_component("data_loader", LOADER)
     wrong = boto3.Session(short_sessions.access_key, "a-wrong-secret-of-the-base", botocore_session=core)
     presigner = Presigner(replace(assumed.origin, session=wrong))
     with pytest.raises(SigningError, match=r"origin 'media': .*ClientError") as refused:

@@ -24,7 +24,6 @@ from time import strptime
 from typing import Any, Final
 
 import boto3
-import botocore.loaders
 import botocore.session
 import pytest
 import uvicorn
@@ -59,7 +58,6 @@ from presign_middleware.signing import Signing
 from presign_middleware.testing import Clock, Memcached
 
 DEADLINE: Final = 10.0  # seconds after which a test that has gone wrong stops waiting
-LOADER: Final = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
 
 #: A URL is FRESH for half of what it is served, AGEING for the other half: after HALF seconds all are AGEING.
 HALF: Final = 1650
@@ -88,7 +86,6 @@ class Keys:
 
     def origin(self, name: str = "media") -> Origin:
         session: Any = botocore.session.Session()
-        session.register_component("data_loader", LOADER)
         session._credentials = DeferredRefreshableCredentials(
             self._fetch, "test", time_fetcher=lambda: datetime.fromtimestamp(self._clock.time(), UTC)
         )
@@ -120,7 +117,6 @@ class Keys:
 def lasting(name: str = "media") -> Origin:
     """Return an origin with a key that never ends."""
     session: Any = botocore.session.Session()
-    session.register_component("data_loader", LOADER)
     session.set_credentials("AKIAEXAMPLE", "secret")
     return Origin(name, bucket=name, region="eu-west-1", session=boto3.Session(botocore_session=session))
 
@@ -1359,7 +1355,7 @@ def test_errors_back_off(
     ageing: Presigner, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R5: so is one that cannot be signed; each failure is logged, and no request is told."""
-    monkeypatch.setattr(Signing, "sign", lambda *_: [SigningError("the signer has refused")])
+    monkeypatch.setattr(Signing, "sign_one", lambda *_: SigningError("the signer has refused"))
 
     async def body() -> None:
         for _ in range(100):
@@ -1398,7 +1394,7 @@ def test_backing_off_ends(clock: Clock) -> None:
 
 def test_one_failure_counts_once(ageing: Presigner, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """R5: fifty requests that share one failed renewal lengthen the rest no more than one does."""
-    monkeypatch.setattr(Signing, "sign", lambda *_: [SigningError("the signer has refused")])
+    monkeypatch.setattr(Signing, "sign_one", lambda *_: SigningError("the signer has refused"))
 
     async def body() -> None:
         await asyncio.gather(*(request(ageing, A) for _ in range(50)))

@@ -23,7 +23,6 @@ from time import strptime
 from typing import Any
 
 import boto3
-import botocore.loaders
 import botocore.session
 import pytest
 from botocore.credentials import DeferredRefreshableCredentials
@@ -36,7 +35,6 @@ from presign_middleware.testing import Clock
 
 DEADLINE = 10  # seconds after which a test that has gone wrong stops waiting
 ORDER = Order(Entry.is_fresh, Patience(0))
-LOADER = botocore.loaders.create_loader()  # reads boto3's model of S3 once, not once a session
 
 
 class Keys:
@@ -56,7 +54,6 @@ class Keys:
 
     def origin(self, name: str) -> Origin:
         session: Any = botocore.session.Session()
-        session.register_component("data_loader", LOADER)
         session._credentials = DeferredRefreshableCredentials(
             self._fetch, "test", time_fetcher=lambda: datetime.fromtimestamp(self._clock.time(), UTC)
         )
