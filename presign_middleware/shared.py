@@ -45,6 +45,9 @@ _MOST_EXCHANGES = 20
 #: Servers that are looked at at once.
 _MOST_LOOKING = 16
 
+#: Keys that are asked for at once. One answer for many more would not be there in time.
+_PORTION = 2_500
+
 #: Kinds of URL whose cache keys are begun: parameter values may be without end.
 _MOST_NAMERS = 1_000
 
@@ -239,22 +242,34 @@ class Shared:
 
     def read(self, objects: Sequence[S3Object], deadline: float) -> dict[S3Object, Copy]:
         """
-        Return what there is of *objects*, asked for in one round trip.
+        Return what there is of *objects*, asked for in one round trip; of more, 2,500 in each.
 
         Gives up at *deadline* (``time.monotonic()``). What is missing has no entry here;
-        neither has what is on a server that fails.
+        neither has what is on a server that fails, nor what was too much for the time.
         """
-        keys = self._keys(objects)
-        found = self._servers.read(list(keys), deadline) if keys else {}
+        found = self._found(objects, deadline)
         wall, monotonic = self._clock.time(), self._clock.monotonic()
         adopters: dict[Kind, Adopt | None] = {}
         copies = {}
-        for key, value in found.items():
-            obj = keys[key]
+        for key, obj, value in found:
             if obj.kind not in adopters:
                 adopters[obj.kind] = self._signs.adopter(obj, wall, monotonic)
             copies[obj] = self._copy(key, obj, value, adopters[obj.kind])
         return copies
+
+    def _found(self, objects: Sequence[S3Object], deadline: float) -> list[tuple[str, S3Object, Value]]:
+        found: list[tuple[str, S3Object, Value]] = []
+        for start in range(0, len(objects), _PORTION):
+            began = instant()
+            keys = self._keys(objects[start : start + _PORTION])
+            if keys:
+                values = self._servers.read(list(keys), deadline)
+                found += [(key, keys[key], value) for key, value in values.items()]
+            now = instant()
+            # A server that is sound must not be blamed for a call that asks for more than there is time for.
+            if self._servers.has_failed() or deadline - now < 2 * (now - began):
+                break
+        return found
 
     def publish(self, items: Sequence[Item], deadline: float) -> tuple[list[Entry], list[Item]]:
         """

@@ -22,8 +22,9 @@ _MOST_SHARING = 4
 #: New URLs that are kept for a server that could not be told of them. With more, the oldest are dropped.
 _MOST_UNTOLD = 1_000
 
-#: Seconds that telling the shared cache of new URLs may take, whoever waits for it and for how long.
-_PUBLISH_WITHIN = 1.0
+#: Seconds that telling the shared cache of new URLs may take, whoever waits for it and for how long,
+#: and how many it is told of in that time: with many more a sound server would look too slow.
+_PUBLISH_WITHIN, _PORTION = 1.0, 2_500
 
 T = TypeVar("T")
 
@@ -113,11 +114,15 @@ class Sharing:
         with self._lock:
             for item in items:  # or an older one would be told later, and replace this
                 self._untold.pop(item.entry.object, None)
-        standing, untold = self._shared.publish(items, monotonic() + _PUBLISH_WITHIN)
-        self._tell_later(untold)
-        for item, entry in zip(items, standing, strict=True):
-            if entry is not item.entry:
-                self._resolver.adopt(item.entry, entry)
+        standing: list[Entry] = []
+        for start in range(0, len(items), _PORTION):
+            some = items[start : start + _PORTION]
+            stand, untold = self._shared.publish(some, monotonic() + _PUBLISH_WITHIN)
+            self._tell_later(untold)
+            for item, entry in zip(some, stand, strict=True):
+                if entry is not item.entry:
+                    self._resolver.adopt(item.entry, entry)
+            standing += stand
         return standing
 
     def _tell_later(self, items: Sequence[Item]) -> None:

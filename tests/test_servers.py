@@ -6,6 +6,7 @@ seconds, so what must not take long has a generous bound.
 """
 
 import hashlib
+import select
 import threading
 import time
 from collections import Counter
@@ -419,6 +420,28 @@ def test_a_large_answer_while_a_connection_is_waited_for(fakes: list[FakeMemcach
     servers = Servers(Addresses.parse(setting(fakes)), Counts())
     assert set(servers.read(KEYS[:100], soon(2.0))) == set(large)
     fakes[0].release()
+    servers.close()
+
+
+def test_an_answer_that_is_there_is_in_time(
+    fakes: list[FakeMemcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M1: a server is not blamed where it was this process that looked too late, be it for its garbage."""
+    fakes[0].values = {"a": b"1"}
+    servers = Servers(Addresses.parse(setting(fakes[:1])), Counts())
+    flush = memcached.Connection.flush
+
+    def late(connection: memcached.Connection) -> None:
+        is_asked = bool(connection._unsent)
+        flush(connection)
+        if is_asked:
+            assert select.select([connection], [], [], DEADLINE)[0]
+            connection.deadline = time.monotonic() - 1
+
+    assert set(servers.read(["a"], soon(DEADLINE))) == {"a"}  # connected
+    monkeypatch.setattr(memcached.Connection, "flush", late)
+    assert set(servers.read(["a"], soon(DEADLINE))) == {"a"}
+    assert servers._counts.shared_errors == 0
     servers.close()
 
 

@@ -20,8 +20,10 @@ from botocore.credentials import ReadOnlyCredentials
 from faults import FakeMemcached, Proxy, eventually
 from fleet import DEADLINE, SECRET, Fleet, Process, access_key, counted, dated, let_publish
 
-from presign_middleware import Presigner, sharing
+from presign_middleware import Presigner, shared, sharing
+from presign_middleware.servers import Servers
 from presign_middleware.shared import Shared
+from presign_middleware.sharing import Sharing
 from presign_middleware.testing import Memcached, SeaweedFS
 
 TARGETS: Final = [f"s3://media/{number}" for number in range(50)]
@@ -52,6 +54,47 @@ URLs = Callable[[Presigner, Sequence[str]], list[str]]
 
 
 # One URL for a fleet.
+
+
+@both_colours
+def test_thousands_of_urls_are_told_and_asked_for_in_portions(
+    fake: FakeMemcached, fleet: Fleet, urls: URLs
+) -> None:
+    """M1: no call is too large for a server: it is shared as a small one is."""
+    targets = [f"s3://media/{number}" for number in range(6_000)]
+    one, other = (fleet.member(fake.url, fleet.session(name)) for name in ("ASIAONE", "ASIATWO"))
+    handed_out = urls(one, targets)
+    let_publish(one)
+    told = len(fake.commands)
+    assert urls(other, targets) == handed_out
+    sizes = [len(keys) for name, keys in fake.commands if name == "gets" and len(keys) > 1]
+    assert sizes == [2500, 2500, 1000] * 3  # looked for, told and read back; looked for by the other one
+    assert {name for name, _ in fake.commands[told:]} == {"gets", "version"}
+    assert counted(other, "from_shared", "signed", "shared_errors") == (6_000, 0, 0)
+
+
+@both_colours
+def test_a_call_for_more_than_there_is_time_for(
+    fake: FakeMemcached, fleet: Fleet, urls: URLs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M1: what takes too long to ask for is signed here, and no server is blamed for it."""
+    took, read = [0.0], Servers.read
+
+    def slow(servers: Servers, keys: Sequence[str], deadline: float) -> Any:
+        found = read(servers, keys, deadline)
+        took[0] += 2.3  # of 10 seconds
+        return found
+
+    presigner = fleet.member(fake.url, fleet.session("ASIAONE"))
+    presigner.url("s3://media/connected")
+    let_publish(presigner)
+    asked = len(fake.commands)
+    monkeypatch.setattr(Servers, "read", slow)
+    monkeypatch.setattr(shared, "instant", lambda: time.monotonic() + took[0])
+    monkeypatch.setattr(Sharing, "publish", lambda _, items: sharing._known([item.entry for item in items]))
+    urls(presigner, [f"s3://media/{number}" for number in range(10_000)])
+    assert [len(keys) for _, keys in fake.commands[asked:]] == [2500, 2500, 2500]
+    assert counted(presigner, "signed", "shared_errors", "shared_skipped") == (10_001, 0, 0)
 
 
 @both_colours
