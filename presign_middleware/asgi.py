@@ -14,7 +14,7 @@ from .account import Account
 from .interception import intercept
 from .local import PATIENCE
 from .presigner import Presigner
-from .scope import Scope
+from .scope import Scope, make_current
 from .telling import Telling, by_name
 
 __all__ = ["PresignMiddleware"]
@@ -59,7 +59,7 @@ class PresignMiddleware:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
         clock, policy = self.presigner.clock, self.presigner.policy
-        self._begin = Scope.opener(self.presigner, clock.monotonic, policy.shared_patience)
+        self._open = Scope.opener(self.presigner, clock.monotonic, policy.shared_patience)
         self._telling = Telling.of(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
@@ -67,7 +67,8 @@ class PresignMiddleware:
         """Serve one connection."""
         if scope["type"] in ("http", "websocket"):
             # No with statement: most requests meet nothing, and are to cost next to nothing.
-            request = self._begin()
+            request = self._open()
+            make_current(request)
             if self._telling is not None and scope["type"] == "http":
                 send = _told(self._telling, request, send)
             try:

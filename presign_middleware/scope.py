@@ -29,6 +29,7 @@ __all__ = [
     "catching",
     "current",
     "given",
+    "make_current",
     "paused",
 ]
 
@@ -55,7 +56,7 @@ _NOTHING: OrderedDict[S3Object, Entry] = OrderedDict()
 
 #: Return the scope of the request being served here, or None; and make one that. The context
 #: variable's own methods, because the one is asked for on every URL, the other on every request.
-current, _make_current = _current.get, _current.set
+current, make_current = _current.get, _current.set
 
 
 class Scope(Patience):
@@ -97,9 +98,13 @@ class Scope(Patience):
 
     @staticmethod
     def opener(presigner: Any, monotonic: Callable[[], float], patience: float) -> Callable[[], Scope]:
-        """Return what returns what `new` does, begun: the same at once, since each request needs one."""
+        """
+        Return what opens a scope as `new` makes, for each request: it is not the current one yet.
 
-        def begun() -> Scope:
+        The same as `begin` after `new`, at once.
+        """
+
+        def opened() -> Scope:
             scope = Scope()
             scope.presigner, scope.opened = presigner, monotonic()
             scope.left = scope._whole = patience
@@ -108,10 +113,9 @@ class Scope(Patience):
             scope._outer = outer = current()
             if outer is not None:
                 scope._be_part_of(outer)
-            _make_current(scope)
             return scope
 
-        return begun
+        return opened
 
     @property
     def ended(self) -> bool:
@@ -185,14 +189,14 @@ class Scope(Patience):
         self._outer = outer = current()
         if outer is not None:
             self._be_part_of(outer)
-        _make_current(self)
+        make_current(self)
         self.met = _NOTHING
         return self
 
     def end(self) -> None:
         """Have the scope that was current before be so again, and remember nothing any more."""
         # Not by a token: a WSGI iterable may be closed in another context.
-        _make_current(self._outer)
+        make_current(self._outer)
         # As `forget` does, but each request ends here: without a further call.
         self._outer = self.met = None
 
@@ -247,7 +251,7 @@ def given(scope: Scope | None, entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 class Setting:
-    """What holds for some code, wherever it runs: the scope it is in, and whether that is paused."""
+    """What holds for some code, wherever it runs: the *scope* it is in, and whether that is paused."""
 
     __slots__ = ("_is_paused", "scope")
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from .account import Account
 from .interception import intercept
 from .presigner import Presigner, notice_fork
+from .renewal import Renewals
 from .scope import Scope, Setting, current
 from .telling import Telling, by_name
 
@@ -63,24 +64,26 @@ class PresignMiddleware:
     ) -> None:
         self.app = app
         self.presigner = presigner or Presigner.from_env()
+        clock, policy = self.presigner.clock, self.presigner.policy
+        self._open = Scope.opener(self.presigner, clock.monotonic, policy.shared_patience)
         self._telling = Telling.of(self.presigner, freshness=freshness, diagnostics=diagnostics)
         intercept()  # for as long as the process lives: hooks do nothing outside of a scope
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
         notice_fork()
-        request = _Request(self.presigner)
-        is_file = _recognise_files(environ)
+        request = _Request(self._open, self.presigner.renewals)
+        is_file = _recognise_files(environ) if "wsgi.file_wrapper" in environ else None
         head = None
         if self._telling is not None:
             head = _Head(start_response, self._telling, request.scope)
             start_response = head.start
         try:
-            body = request.begin(self.app, environ, start_response)
+            body = request.inside.run(self.app, environ, start_response)
         except BaseException:
             request.drop()
             raise
-        if is_file(body):
+        if is_file is not None and is_file(body):
             if head is not None:
                 head.hand_over()
             request.end_with(body)
@@ -91,30 +94,21 @@ class PresignMiddleware:
 class _Request:
     """One request, from its begin to the closing of its body."""
 
-    def __init__(self, presigner: Presigner) -> None:
+    def __init__(self, open_scope: Callable[[], Scope], renewals: Renewals) -> None:
         staying = _staying.get()
         if staying is not None:  # the server closes that one elsewhere, or never
             staying.go()
-        self._presigner = presigner
-        self.scope = presigner.scope()
+        self._renewals = renewals
         self._outside: Setting | None = None  # while it stays: what did hold before
-        self.inside = Setting()  #: what holds for the application, once it has begun
-
-    def begin(self, app: App, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Begin it, and call *app* in its scope."""
-        return self.inside.run(self._call, app, environ, start_response)
-
-    def _call(self, app: App, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        self.scope.begin()
-        return app(environ, start_response)
+        self.inside = Setting()  #: what holds for the application
+        self.scope = self.inside.scope = open_scope()
 
     def end(self) -> None:
         """End it, and begin to renew what it has met. A second time does nothing."""
-        renewals = self._presigner.renewals
-        due = renewals.due(self.scope) if self.scope.met else []
+        due = self._renewals.due(self.scope) if self.scope.met else []
         self.drop()
         if due:
-            renewals.begin_in_thread(due)
+            self._renewals.begin_in_thread(due)
 
     def drop(self) -> None:
         """End it, and leave what is AGEING to the next request."""
@@ -201,9 +195,7 @@ _staying: ContextVar[_Request | None] = ContextVar("presign_staying", default=No
 
 def _recognise_files(environ: Environ) -> Callable[[object], bool]:
     """Return whether a body was made by the server's ``wsgi.file_wrapper``, which may be any callable."""
-    wrapper = environ.get("wsgi.file_wrapper")
-    if wrapper is None:
-        return lambda body: False
+    wrapper = environ["wsgi.file_wrapper"]
     if isinstance(wrapper, type):  # left in its place: servers ask whether the body is one of these
         return lambda body: isinstance(body, wrapper)
     made: list[object] = []
