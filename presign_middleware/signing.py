@@ -57,6 +57,9 @@ _MOST_COMPOSERS = 256
 #: Recipes kept for one origin: made anew in 20 us, and parameter values may be without end.
 _MOST_RECIPES = 1_000
 
+#: Clients kept to learn from: regions, endpoints and sessions may be as many as origins.
+_MOST_EXAMPLES = 16
+
 #: Shapes kept for one origin: more than that are a caller's mistake, and are learned anew.
 _MOST_PLANS = 64
 
@@ -359,12 +362,41 @@ class _Boto:
             request.headers[name] = value
 
 
+class _Examples:
+    """
+    URLs that boto3 signs with keys of nobody's, for plans to be learned from.
+
+    No real key is needed to learn a form, and none can then be in an error's text. Origins that differ
+    in nothing but their buckets have one client between them, since tenants are many.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._botos: dict[Hashable, _Boto] = {}
+        self._lock = Lock()
+
+    def of(self, origin: Origin, obj: S3Object, snapshot: Snapshot) -> str:
+        """Return what boto3 makes of *obj*, which is in *origin*, now."""
+        given = id(origin.client), id(origin.session), origin.profile
+        place = origin.region, origin.endpoint_url, origin.path_style
+        with self._lock:
+            boto = self._botos.get((given, place, snapshot))
+            if boto is None:
+                if len(self._botos) >= _MOST_EXAMPLES:
+                    self._botos.clear()
+                boto = self._botos[given, place, snapshot] = _Boto(self._clients, origin, snapshot)
+        return boto.url(obj, {})
+
+
 class OriginSigning:
     """Signs for one origin."""
 
-    def __init__(self, origin: Origin, counts: Counts, sources: Sources, clients: Clients) -> None:
+    def __init__(
+        self, origin: Origin, counts: Counts, sources: Sources, clients: Clients, examples: _Examples
+    ) -> None:
         self.origin = origin
         self._clients = clients
+        self._examples = examples
         self.policy = origin.policy or Policy()
         #: Seconds that S3's clock is ahead of this host's: as the policy says, and as its answers do.
         self.skew = self.policy.skew
@@ -529,11 +561,10 @@ class OriginSigning:
         values = tuple([(name, _MARKER_VALUES.get(name, _MARKER_VALUE)) for name in shape.names])
         name, bucket, lifetime = self.origin.name, self.origin.bucket, self.policy.lifetime
         marker = S3Object.of(name, bucket, shape.form, _MARKER, shape.method, values, lifetime)
-        # No real key is needed to learn a form, and none can then be in an error's text.
         token = "marker/token+=" if shape.has_token else None
         credential = FOREVER._replace(access_key="AKIAMARKER", token=token)
         snapshot = Snapshot(credential, "marker", None)
-        theirs = _Boto(self._clients, self.origin, snapshot).url(marker, {})
+        theirs = self._examples.of(self.origin, marker, snapshot)
         path = quote_key(_MARKER)
         try:
             plan = Plan(shape.method, theirs, path, shape.names)
@@ -558,9 +589,12 @@ class Signing:
 
     def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock, epochs: Epochs) -> None:
         clients = Clients()
+        examples = _Examples(clients)
         self.sources = sources = Sources(clock, counts, clients)
         self._epochs = epochs
-        self._origins = {origin.name: OriginSigning(origin, counts, sources, clients) for origin in origins}
+        self._origins = {
+            origin.name: OriginSigning(origin, counts, sources, clients, examples) for origin in origins
+        }
         self._counts = counts
         self._clock = clock
         self._offset = clock.monotonic() - clock.time()

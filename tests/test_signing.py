@@ -6,6 +6,7 @@ import logging
 import random
 import string
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import md5
@@ -354,28 +355,33 @@ def test_the_region_is_known_before_signing(monkeypatch: pytest.MonkeyPatch) -> 
 # Methods.
 
 
-def test_origins_that_bring_no_session_have_one_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What boto3 reads for a session's first client, in 100 ms, is read once and not for each tenant."""
+def test_tenants_share_what_boto3_needs_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S1: a session, whose first client takes 100 ms, and the client whose URLs plans are learned from."""
     for name, value in (("ACCESS_KEY_ID", ACCESS_KEY), ("SECRET_ACCESS_KEY", SECRETS["key"])):
         monkeypatch.setenv(f"AWS_{name}", value)
-    made: list[Any] = []
-    session = boto3.Session
+    made: Counter[str] = Counter()
 
-    def new(**options: Any) -> Any:
-        made.append(session(**options))
-        return made[-1]
+    class Counted(boto3.Session):
+        def __init__(self, **options: Any) -> None:
+            made["sessions"] += 1
+            super().__init__(**options)
 
-    monkeypatch.setattr("boto3.Session", new)
+        def client(self, *args: Any, **options: Any) -> Any:
+            made["clients"] += 1
+            return super().client(*args, **options)
 
-    def sessions_for(tenants: int) -> int:
+    monkeypatch.setattr("boto3.Session", Counted)
+
+    def made_for(tenants: int) -> dict[str, int]:
         made.clear()
         names = [f"tenant-{number}" for number in range(tenants)]
         presigner = Presigner(*[Origin(name, bucket=name, region="eu-west-1") for name in names])
         urls = presigner.urls([f"s3://{name}/a" for name in names])
         assert [urlsplit(url).netloc.partition(".")[0] for url in urls] == names
-        return len(made)
+        assert presigner.stats()["plans_proven"] == tenants
+        return dict(made)
 
-    assert sessions_for(5) == sessions_for(1)
+    assert made_for(5) == made_for(1) == {"sessions": 2, "clients": 1}
 
 
 def test_methods_are_signed_apart() -> None:
