@@ -102,16 +102,16 @@ class Targets:
         """Return the finder for any target. Most of them begin alike: where one is, is the next."""
         coverage = self._coverage
         # All in one, since threads share it: whoever has read where a target is has read of what kind.
-        near: tuple[str, int, Kind] | None = None
+        # At first it is where no target is that is ASCII.
+        near: tuple[str, int, Kind | None] = "\x80", 0, None
 
         def find(text: str) -> S3Object:
             nonlocal near
-            if near is not None:
-                begin, length, kind = near
-                if text.startswith(begin) and "/." not in text and text.isascii():
-                    key = text[length:]
-                    if key:
-                        return _object(S3Object, (kind, key))
+            begin, length, kind = near
+            if text.startswith(begin) and "/." not in text and text.isascii():
+                key = text[length:]
+                if key:
+                    return _object(S3Object, (kind, key))
             place = coverage.locate(text)
             obj = self.at(place, method, params, lifetime)
             origin, form, _, asked = place

@@ -339,7 +339,7 @@ KEYS = [
     "\ud800",
 ]
 SPELT = st.builds("s3://{}/{}".format, st.sampled_from(BUCKETS), st.sampled_from(KEYS)) | st.sampled_from(
-    ["s3://media", "S3://media/a", "https://media.s3.eu-west-1.amazonaws.com/a/x", "media/a/x", ""]
+    ["s3://media", "S3://media/a", "https://media.s3.eu-west-1.amazonaws.com/a/x", "media/a/x", "", "\x80a"]
 )
 
 
