@@ -73,7 +73,7 @@ class PresignMiddleware:
         """Serve one request."""
         notice_fork()
         request = _Request(self._open, self.presigner.renewals)
-        is_file = _recognise_files(environ) if "wsgi.file_wrapper" in environ else None
+        is_file = None if environ.get("wsgi.file_wrapper") is None else _recognise_files(environ)
         head = None
         if self._telling is not None:
             head = _Head(start_response, self._telling, request.scope)

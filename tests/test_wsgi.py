@@ -636,7 +636,8 @@ def test_a_list_may_be_iterated_twice(quiet: Presigner) -> None:
     close(body)
 
 
-def test_environ_and_start_response_are_passed_on(quiet: Presigner) -> None:
+@pytest.mark.parametrize("wrapper", [wsgiref_util.FileWrapper, None])
+def test_environ_and_start_response_are_passed_on(quiet: Presigner, wrapper: Any) -> None:
     """D3: the server's very own, with nothing added; so is what start_response returns."""
     seen: list[Any] = []
 
@@ -645,7 +646,7 @@ def test_environ_and_start_response_are_passed_on(quiet: Presigner) -> None:
         return [b""]
 
     environ = environ_of()
-    environ["wsgi.file_wrapper"] = wsgiref_util.FileWrapper
+    environ["wsgi.file_wrapper"] = wrapper
     before = dict(environ)
     close(PresignMiddleware(app, presigner=quiet)(environ, start))
     assert [id(thing) for thing in seen] == [id(environ), id(start)]
