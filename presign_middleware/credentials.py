@@ -92,6 +92,25 @@ class Keys(NamedTuple):
         return f"<Keys {self.access_key} until {self.end}>"
 
 
+class Answer(NamedTuple):
+    """
+    What a source has given, and when it may give something else. Instants are AWS's.
+
+    There is a new one whenever it was asked: whatever was concluded from one holds while it is the last.
+    """
+
+    snapshot: Snapshot | None  #: None: it was not asked yet
+    due: float  #: when the source is to be asked again
+    soonest: float  #: when it may be, should someone have a reason
+    offset: float  #: monotonic less AWS's time when it was asked
+
+    @property
+    def began(self) -> float:
+        """Monotonic less AWS's time when the session at hand was obtained; inf: there is no session."""
+        snapshot = self.snapshot
+        return inf if snapshot is None or snapshot.credential.end == inf else self.offset
+
+
 def fingerprint(access_key: str, secret_key: str) -> bytes:
     """Return what tells a pair of keys from all others, and the secret to nobody."""
     return hashlib.sha256(f"{access_key} {secret_key}".encode("utf-8", "surrogatepass")).digest()
@@ -125,10 +144,8 @@ class Source:
         self._counts = counts
         self._lock = Lock()  # of whoever asks
         self._background = Lock()  # of the thread that asks while nobody waits
-        self._snapshot: Snapshot | None = None
-        self._due = -inf  # when the source is to be asked again, Unix seconds
-        self._soonest = -inf  # when it may be, should someone have a reason
-        self._offset = 0.0  # monotonic less wall time when it was asked
+        #: The last one. All in one, since others read it without a lock.
+        self.answer = Answer(None, -inf, -inf, 0.0)
         self._asks = 0
         self._failure: SourceError | None = None  # of the last ask
         self._told_short = ""  # the access key of whom it was told
@@ -137,7 +154,7 @@ class Source:
     @property
     def held(self) -> Snapshot | None:
         """The credentials at hand, whether or not they work."""
-        return self._snapshot
+        return self.answer.snapshot
 
     def knows(self, keys: bytes) -> bool | None:
         """Return whether this source gave *keys*, a `fingerprint`, now or lately; None: it was not asked."""
@@ -152,49 +169,43 @@ class Source:
     @property
     def now(self) -> float:
         """The time by AWS's clock, whatever was done to this host's since the source was asked."""
-        return max(self._time(), self._clock.monotonic() - self._offset)
+        return max(self._time(), self._clock.monotonic() - self.answer.offset)
 
-    @property
-    def offset(self) -> float:
-        """Monotonic less AWS's time when the session at hand was obtained; inf: there is no session."""
-        snapshot = self._snapshot
-        return inf if snapshot is None or snapshot.credential.end == inf else self._offset
-
-    def present(self, wall: float, monotonic: float) -> tuple[Snapshot | None, float, float]:
+    def present(self, wall: float, monotonic: float) -> tuple[Snapshot | None, Answer, float]:
         """
         Return the snapshot to sign with at *wall*, by AWS's clock; None: the source must be asked first.
 
-        The second is that time, or what it would be by now, since a clock that is set back revives
-        nothing; the third what `offset` was.
+        The second is the answer that it is from; the third that time, or what it would be by now,
+        since a clock that is set back revives nothing.
         """
-        # In this order: `_ask` sets them in the other one.
-        due, offset = self._due, self._offset
-        snapshot = self._snapshot
-        now = max(wall, monotonic - offset)
-        if snapshot is None:
-            return None, now, inf
-        end = snapshot.credential.end
-        if now >= due:
-            if now >= end:
-                return None, now, inf
-            self._ask_in_background()
-        return snapshot, now, inf if end == inf else offset
+        answer = self.answer
+        snapshot, now = answer.snapshot, max(wall, monotonic - answer.offset)
+        if snapshot is not None and now >= answer.due:
+            if now >= snapshot.credential.end:
+                snapshot = None
+            else:
+                self._ask_in_background()
+        return snapshot, answer, now
 
     def shift(self, skew: float) -> None:
         """Take AWS's clock for *skew* seconds ahead of this host's; when to ask is asked anew."""
         # Without the lock, which whoever asks holds for seconds: this may be an event loop's thread.
-        self._offset -= skew - self._skew
+        while True:
+            answer = self.answer
+            shifted = Answer(answer.snapshot, -inf, -inf, answer.offset - (skew - self._skew))
+            if self.answer is answer:  # or another thread has asked; none comes between this and the next
+                self.answer = shifted
+                break
         self._skew = skew
-        self._due = self._soonest = -inf
 
     @property
     def is_in_use(self) -> bool:
         """Whether somebody wants its keys: only then is it asked when it is due."""
-        return self.now < self._due + _UNUSED
+        return self.now < self.answer.due + _UNUSED
 
     def is_due(self, now: float) -> bool:
         """Return whether asking the source *now* may bring newer credentials."""
-        return now >= self._due
+        return now >= self.answer.due
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """
@@ -210,7 +221,7 @@ class Source:
         """
         asks = self._asks
         if not self._lock.acquire(blocking=False):
-            held = self._snapshot
+            held = self.held
             if held is not None and held.credential is not than and self.now < held.credential.end:
                 return held
             if not self._lock.acquire(timeout=PATIENCE):
@@ -218,7 +229,7 @@ class Source:
         try:
             if self._failure is not None and self._asks != asks:
                 raise SourceError(*self._failure.args) from self._failure.__cause__
-            held = self._snapshot
+            held = self.held
             if held is not None and self.now < self._due_than(held.credential, than):
                 return held
             return self._ask()
@@ -228,10 +239,10 @@ class Source:
     def _due_than(self, held: Credential, than: Credential | None) -> float:
         """Return when the source is to be asked, if newer credentials are wanted than *than*."""
         if than is None:
-            return self._due
+            return self.answer.due
         # Another process's session may have bound a URL: one of ours that is old would soon do so again.
         is_old = self.now > (held.obtained + held.end) / 2
-        return self._soonest if held.end <= than.end or is_old else self._due
+        return self.answer.soonest if held.end <= than.end or is_old else self.answer.due
 
     def tell_short(self, credential: Credential, wanted: float, least: float) -> None:
         """Tell, once, that *credential* cannot carry URLs with *wanted* seconds left, but *least*."""
@@ -272,7 +283,7 @@ class Source:
 
     def _ask(self) -> Snapshot:
         """Return what the source gives, or the credentials at hand where it fails and they still work."""
-        held, self._failure = self._snapshot, None
+        held, self._failure = self.held, None
         try:
             with hushed():
                 keys = self._fetch()
@@ -285,15 +296,12 @@ class Source:
         wall = self._time()
         offset = self._clock.monotonic() - wall
         due, soonest = self._next(fresh, wall)
-        # The snapshot first: others read these without a lock, and those that have ended must not look
-        # as if they were not due. Telling comes last, since a logging handler may take its time.
-        self._snapshot = fresh
         known = fingerprint(fresh.credential.access_key, fresh.secret_key)
         if known not in self._known:
             self._known.append(known)
         # What is kept ends by the clock of when it was given: one that was set back revives nothing.
-        self._offset = min(offset, self._offset) if has_failed else offset
-        self._due, self._soonest = due, soonest
+        self.answer = Answer(fresh, due, soonest, min(offset, self.answer.offset) if has_failed else offset)
+        # Telling comes last, since a logging handler may take its time.
         if fresh != held:
             self._tell_of(fresh, held)
         return fresh
@@ -302,7 +310,9 @@ class Source:
         """Tell of *error*, and return the credentials at hand. Raises SourceError where none work."""
         cause = error.__cause__ if isinstance(error, SourceError) else error
         name = type(cause or error).__name__
-        held = self._snapshot if self._snapshot and self.now < self._snapshot.credential.end else None
+        held = self.held
+        if held is not None and self.now >= held.credential.end:
+            held = None
         tell(
             logger,
             logging.WARNING,
@@ -324,7 +334,7 @@ class Source:
     def _given(self, keys: Keys) -> Snapshot:
         if not keys.access_key or not keys.secret_key:
             raise SourceError("its credentials have no key")
-        held = self._snapshot
+        held = self.held
         credential = self._credential(keys, self._time())
         if held is not None and held == Snapshot(credential, keys.secret_key, held.identity):
             return held
@@ -333,7 +343,7 @@ class Source:
     def _credential(self, keys: Keys, now: float) -> Credential:
         access_key, secret_key, token, end, method, _ = keys
         if end is not None:
-            held = self._snapshot
+            held = self.held
             if held is not None and held.has(access_key, secret_key, token):
                 known = held.credential
                 return known if end >= known.end else known._replace(end=end)  # no session is prolonged
@@ -358,7 +368,7 @@ class Source:
         if end == inf:
             return inf, inf
         soonest = now + min(60, (end - now) / 10)
-        if fresh is self._snapshot:  # the same again: ask more often as the end comes near
+        if fresh is self.held:  # the same again: ask more often as the end comes near
             return soonest, soonest
         span = end - obtained
         return max(end - min(self._lead, span / 3), now + span / 10), soonest

@@ -61,6 +61,28 @@ class Service:
             credential,
         )
 
+    def entry(
+        self,
+        obj: "S3Object",
+        url: str,
+        date: int,
+        offset: float,  # monotonic time less wall time, at present
+        tally: "Tally",  # of its origin
+    ) -> "Entry":
+        """Return the entry of a URL that is served so."""
+        entry = Entry()  # and filled here: an __init__ of its own would be a call by way of C
+        entry.object = obj
+        entry.url = url
+        entry.date = date
+        entry.service = self
+        entry.born = date + self.born
+        entry.fresh_until = fresh_until = date + self.fresh_until
+        entry.fresh_until_monotonic = fresh_until + offset
+        entry.tally = tally
+        entry.alias = None
+        entry.used = False
+        return entry
+
     def fresh_for(self, seconds: float) -> "Service":
         """Return the same, but FRESH for so many seconds at most."""
         fresh_until = min(self.fresh_until, float(seconds))
@@ -69,7 +91,7 @@ class Service:
 
 class Entry:
     """
-    A signed URL in this process.
+    A signed URL in this process; see `Service.entry`.
 
     Served while the wall clock is in ``[born, fresh_until)`` (FRESH) or
     ``[born, ageing_until)`` (AGEING), and the monotonic clock before the matching
@@ -78,48 +100,39 @@ class Entry:
     """
 
     __slots__ = (
-        "_service",
         "alias",
         "born",
         "date",
         "fresh_until",
         "fresh_until_monotonic",
         "object",
+        "service",
         "tally",
         "url",
         "used",
     )
 
-    def __init__(
-        self,
-        obj: "S3Object",
-        url: str,
-        date: int,
-        service: Service,
-        offset: float,  # monotonic time less wall time, at present
-        tally: "Tally",  # of its origin
-    ) -> None:
-        self.object = obj
-        self.url = url
-        self.date = date
-        self._service = service
-        self.born = date + service.born
-        self.fresh_until = fresh_until = date + service.fresh_until
-        self.fresh_until_monotonic = fresh_until + offset
-        self.tally = tally
-        self.alias: str | None = None
-        #: Whether it was asked for again: since `Table` has looked at it last; None: not since, but before.
-        self.used: bool | None = False
+    object: "S3Object"
+    url: str
+    date: int  #: X-Amz-Date, by S3's clock
+    service: Service
+    born: float
+    fresh_until: float
+    fresh_until_monotonic: float
+    tally: "Tally"  #: of its origin
+    alias: str | None
+    #: Whether it was asked for again: since `Table` has looked at it last; None: not since, but before.
+    used: bool | None
 
     @property
     def ageing_until(self) -> float:
         """The wall clock's instant from which this URL is SPENT."""
-        return self.date + self._service.ageing_until
+        return self.date + self.service.ageing_until
 
     @property
     def ageing(self) -> float:
         """For how many seconds this URL is AGEING."""
-        return self._service.ageing_until - self._service.fresh_until
+        return self.service.ageing_until - self.service.fresh_until
 
     @property
     def ageing_until_monotonic(self) -> float:
@@ -129,17 +142,17 @@ class Entry:
     @property
     def end(self) -> float:
         """The instant of S3's clock after which it refuses this URL."""
-        return self.date + self._service.end
+        return self.date + self.service.end
 
     @property
     def reason(self) -> str:
         """What ends this URL: "lifetime", "credentials", "assumed" or "policy"."""
-        return self._service.reason
+        return self.service.reason
 
     @property
     def credential(self) -> "Credential":
         """What signed this URL."""
-        return self._service.credential
+        return self.service.credential
 
     @property
     def is_contested(self) -> bool:
@@ -152,7 +165,7 @@ class Entry:
 
     def is_spent(self, wall: float, monotonic: float) -> bool:
         """Return whether this URL must not be served any more."""
-        service = self._service
+        service = self.service
         return not (
             self.born <= wall < self.date + service.ageing_until
             and monotonic < self.fresh_until_monotonic + (service.ageing_until - service.fresh_until)
@@ -221,6 +234,20 @@ class Table:
             self._queue.append(obj)
         if alias is not None:
             self._aliases[alias] = entry
+            entry.alias = alias
+
+    def put_all(self, entries: Sequence[Entry], aliases: Sequence[str | None]) -> None:
+        """Do what `put` does for each of *entries*, which are of different objects."""
+        objects, held = [entry.object for entry in entries], self._entries
+        if len(held) + len(objects) > self._size or not held.keys().isdisjoint(objects):
+            for entry, alias in zip(entries, aliases, strict=True):
+                self.put(entry, alias)
+            return
+        held.update(zip(objects, entries, strict=True))
+        self._queue.extend(objects)
+        named = [(alias, entry) for alias, entry in zip(aliases, entries, strict=True) if alias is not None]
+        self._aliases.update(named)
+        for alias, entry in named:
             entry.alias = alias
 
     def name(self, entry: Entry, alias: str) -> None:

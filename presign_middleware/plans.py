@@ -29,6 +29,9 @@ _TO_60 = [f"{number:02}" for number in range(60)]
 _MINUTES = tuple([f"T{hour}{minute}" for hour in _TO_60[:24] for minute in _TO_60])
 _SECONDS = tuple([f"{second}Z" for second in _TO_60])
 
+#: What HMAC makes of the bytes of a key.
+_XOR_36, _XOR_5C = (bytes([byte ^ pad for byte in range(256)]) for pad in (0x36, 0x5C))
+
 #: An empty hash: a copy of it is there sooner than a new one.
 _sha256 = hashlib.sha256()
 
@@ -116,8 +119,8 @@ class Signer(Composer):
         # HMAC is two hashes, each begun with the key (RFC 2104). Copies of the two begun
         # ones sign in a quarter of the time of hmac.digest, the most of a signature's cost.
         key = signing_key(keys.secret_key, self._day, plan.region, plan.service).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in key]))
-        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in key]))
+        self._inner = hashlib.sha256(key.translate(_XOR_36))
+        self._outer = hashlib.sha256(key.translate(_XOR_5C))
 
     def sign(self, path: str, date: int) -> str:
         """Return the URL of the key that is quoted as *path*, signed at *date*, an instant of this day."""

@@ -596,8 +596,16 @@ class Presigner:
         scope = current()
         if scope is not None and scope.presigner is not self:
             scope = None
-        obj, alias = self._object(target, method, params, lifetime)
-        entry = self._arms.find(obj, alias, scope)
+        obj: S3Object
+        alias: str | None
+        if method == "GET" and params is None and lifetime is None and not self.falls_back:
+            alias = target if isinstance(target, str) else str(target)
+            named = self._targets.named
+            obj = named(alias)
+        else:
+            obj, alias = self._object(target, method, params, lifetime)
+        find = self._arms.find
+        entry = find(obj, alias, scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry

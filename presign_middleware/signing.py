@@ -11,24 +11,22 @@ import hmac
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from binascii import crc32  # zlib's, in three quarters of the time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
 from math import floor, inf
-from operator import attrgetter
 from threading import Lock
 from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
-from zlib import crc32
 
-from .credentials import Clients, Snapshot, Source, SourceError, Sources
+from .credentials import Answer, Clients, Snapshot, Source, SourceError, Sources
 from .epochs import Epochs
 from .errors import SigningError
 from .events import tell
 from .local import Entry, Passing, Service
 from .metrics import SAMPLED, Counts, Tally
-from .objects import SIGNED_PARAMETERS, Kind, S3Object, quote_key, quote_keys
+from .objects import PLAIN, SIGNED_PARAMETERS, Kind, S3Object, quote_key, quote_keys
 from .origins import Origin
 from .plans import DAY, DIGEST, Composer, Plan, Shelf, Signature, Signer
 from .policy import FOREVER, LONGEST, Credential, Policy, Rotation
@@ -51,10 +49,13 @@ _MARKER_VALUES = {"partNumber": "7", "response-expires": "Wed, 21 Oct 2026 07:28
 #: Seconds by which the wall clock must run away from the monotonic one to have been set.
 _STEP = 2.0
 
+#: Seconds after which what was found to be so is looked at again, at most.
+_LEASE = 60.0
+
 #: Other processes' credentials whose URLs are put together here, for each recipe and day.
 _MOST_COMPOSERS = 256
 
-#: Recipes kept for one origin: made anew in 20 us, and parameter values may be without end.
+#: Recipes kept for one origin, and leases: made anew in 20 us, and parameter values may be without end.
 _MOST_RECIPES = 1_000
 
 #: Clients kept to learn from: regions, endpoints and sessions may be as many as origins.
@@ -66,7 +67,12 @@ _MOST_PLANS = 64
 #: Tells the earliest date, by S3's clock, that a URL of an object may have.
 _Epochs = Callable[[S3Object], int]
 
-_kind = attrgetter("kind")
+
+#: A recipe, and for how long it may be used without a further question: while the source has given this
+#: answer, the monotonic clock is before an instant, and monotonic less wall time, the offset, lies between
+#: two bounds: so does the wall clock then. And the offset when the session was obtained; inf: there is none.
+#: A bare tuple, which Python takes apart in a third of the time.
+_Lease = tuple["_Recipe", Source, Answer, float, float, float, float]
 
 
 class _Recipe(ABC):
@@ -83,7 +89,7 @@ class _Recipe(ABC):
         #: Whether the credentials are too short for URLs that have *min_remaining* left.
         self.is_short = least < rotation.min_remaining
         self._rotation = rotation
-        self._skew = skew
+        self._skew = float(skew)  # beside a clock's float it is added sooner
         self._tally = tally
 
     @abstractmethod
@@ -98,9 +104,9 @@ class _Recipe(ABC):
 
     def entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
-    ) -> list[Entry | SigningError]:
-        """Return what `entry` does of each of *objects*."""
-        return [self.entry(obj, wall, offset, epochs) for obj in objects]
+    ) -> tuple[Sequence[Entry], SigningError | None]:
+        """Return what `entry` does of *objects*, up to the first error, and that."""
+        return _up_to_error(self.entry(obj, wall, offset, epochs) for obj in objects)
 
     @abstractmethod
     def latest(self, phase: int, now: float) -> int:
@@ -124,6 +130,7 @@ class _PlanRecipe(_Recipe):
         self._values = dict(obj.params)
         #: Of every URL that the credential does not cut short: of those dated until then.
         self._service = Service.of(rotation.life(0, snapshot.credential), 0, skew, snapshot.credential)
+        self._is_lasting = snapshot.credential.end == inf
         self._whole_until = snapshot.credential.end - rotation.lifetime
         self._period = rotation.period
         self._signers: dict[int, Signer] = {}
@@ -136,8 +143,11 @@ class _PlanRecipe(_Recipe):
         tally = self._tally
         began = None if tally.signed % SAMPLED else perf_counter()
         present = floor(wall + self._skew)
-        path = quote_key(obj[1])
-        phase = crc32(path.encode())
+        path = obj[1]
+        if (data := path.encode()).translate(None, PLAIN):
+            path = quote_key(path)
+            data = path.encode()
+        phase = crc32(data)
         date = window = present - (present - phase) % self._period  # `Rotation.date`
         if epochs is not None:
             date = max(window, epochs(obj))
@@ -148,28 +158,28 @@ class _PlanRecipe(_Recipe):
         if began is not None:
             tally.measured.plan_seconds += perf_counter() - began
             tally.measured.plans_timed += 1
-        if date == window <= self._whole_until:  # as most are
-            return Entry(obj, url, date, self._service, offset, tally)
+        if date is window and (self._is_lasting or date <= self._whole_until):  # as most are
+            return self._service.entry(obj, url, date, offset, tally)
         return _alive(self._entry(obj, url, date, self.snapshot.credential, offset, phase), wall)
 
     def entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
-    ) -> list[Entry | SigningError]:
-        """Return what `entry` does of each, in half the time: step by step for all of them."""
+    ) -> tuple[Sequence[Entry], SigningError | None]:
+        """Return what `entry` does of *objects*, in half the time: step by step for all of them."""
         if len(objects) == 1:
-            return [self.entry(objects[0], wall, offset, epochs)]
+            return super().entries(objects, wall, offset, epochs)
         began, tally = perf_counter(), self._tally
         answers = self._entries(objects, wall, offset, epochs)
-        tally.signed += len(answers)
+        tally.signed += len(objects)
         if self.is_short:
-            tally.short_lived += len(answers)
+            tally.short_lived += len(objects)
         tally.measured.plan_seconds += perf_counter() - began
-        tally.measured.plans_timed += len(answers)
+        tally.measured.plans_timed += len(objects)
         return answers
 
     def _entries(
         self, objects: Sequence[S3Object], wall: float, offset: float, epochs: _Epochs | None
-    ) -> list[Entry | SigningError]:
+    ) -> tuple[Sequence[Entry], SigningError | None]:
         present, period, signers = floor(wall + self._skew), self._period, self._signers
         paths = quote_keys(objects)
         phases = [crc32(path.encode()) for path in paths]
@@ -181,16 +191,17 @@ class _PlanRecipe(_Recipe):
             for path, date in zip(paths, dates, strict=True)
         ]
         if dates is windows and present <= self._whole_until:  # all of them are like most
-            service, tally = self._service, self._tally
-            return [
-                Entry(obj, url, date, service, offset, tally)
+            entry, tally = self._service.entry, self._tally
+            entries = [
+                entry(obj, url, date, offset, tally)
                 for obj, url, date in zip(objects, urls, dates, strict=True)
             ]
+            return entries, None
         credential = self.snapshot.credential
-        return [
+        return _up_to_error(
             _alive(self._entry(obj, url, date, credential, offset, phase), wall)
             for obj, url, date, phase in zip(objects, urls, dates, phases, strict=True)
-        ]
+        )
 
     def adopted(self, obj: S3Object, signature: Signature, offset: float) -> Entry | None:
         """Return the URL of *obj* with *signature*, which is checked where this process has the key."""
@@ -222,7 +233,7 @@ class _PlanRecipe(_Recipe):
             service = Service.of(self._rotation.life(date, credential, phase), date, self._skew, credential)
         elif into := (phase - date) % self._rotation.period:  # it begins inside a window, and turns with it
             service = service.fresh_for(into - self._skew)
-        return Entry(obj, url, date, service, offset, self._tally)
+        return service.entry(obj, url, date, offset, self._tally)
 
     def _composer(self, credential: Credential, day: int) -> Composer:
         composer = self._composers.get((credential, day))
@@ -251,17 +262,10 @@ class _BotoRecipe(_Recipe):
     """
 
     def __init__(
-        self,
-        boto: "_Boto",
-        snapshot: Snapshot,
-        rotation: Rotation,
-        skew: float,
-        tally: Tally,
-        kind: type[Entry] = Entry,
+        self, boto: "_Boto", snapshot: Snapshot, rotation: Rotation, skew: float, tally: Tally
     ) -> None:
         super().__init__(snapshot, rotation, skew, tally)
         self._boto = boto
-        self._kind = kind
 
     def entry(
         self, obj: S3Object, wall: float, offset: float, epochs: _Epochs | None
@@ -276,7 +280,7 @@ class _BotoRecipe(_Recipe):
         date, credential = _date(url), self.snapshot.credential
         since = max(floor(date + self._skew), epoch)  # by S3's clock, as epochs are
         service = Service.of(self._rotation.life(date, credential), since, self._skew, credential)
-        return _alive(self._kind(obj, url, since, service, offset, self._tally), wall)
+        return _alive(service.entry(obj, url, since, offset, self._tally), wall)
 
     def latest(self, phase: int, now: float) -> int:
         """Return this second."""
@@ -388,15 +392,46 @@ class _Examples:
         return boto.url(obj, {})
 
 
+class _Steps:
+    """Notices that this host's wall clock was set."""
+
+    def __init__(self, clock: Clock, counts: Counts) -> None:
+        self._counts = counts
+        self._offset = clock.monotonic() - clock.time()
+
+    def look(self, offset: float) -> None:
+        """Look at the *offset* of now, monotonic less wall time: what it runs away by slowly is no step."""
+        seconds, self._offset = self._offset - offset, offset
+        if -_STEP < seconds < _STEP:
+            return
+        self._counts.clock_steps += 1
+        tell(
+            logger,
+            logging.WARNING,
+            "clock_stepped",
+            "this host's clock was set %s by %g s; URLs held here end by the time that has really passed",
+            "forward" if seconds > 0 else "back",
+            round(abs(seconds), 3),
+            seconds=round(seconds, 3),
+        )
+
+
 class OriginSigning:
     """Signs for one origin."""
 
     def __init__(
-        self, origin: Origin, counts: Counts, sources: Sources, clients: Clients, examples: _Examples
+        self,
+        origin: Origin,
+        counts: Counts,
+        sources: Sources,
+        clients: Clients,
+        examples: _Examples,
+        steps: _Steps,
     ) -> None:
         self.origin = origin
         self._clients = clients
         self._examples = examples
+        self._steps = steps
         self.policy = origin.policy or Policy()
         #: Seconds that S3's clock is ahead of this host's: as the policy says, and as its answers do.
         self.skew = self.policy.skew
@@ -408,26 +443,26 @@ class OriginSigning:
         self._learning = Lock()
         self._boto: _Boto | None = None  # of the snapshot in use
 
-    def recipe(self, obj: S3Object, wall: float, monotonic: float) -> tuple[_Recipe | None, float]:
-        """
-        Return what signs *obj* and its like, or None if `prepare` must come first.
-
-        With it monotonic less wall time; of when the session began, if the wall clock was set back since.
-        """
-        skew = self.skew
-        snapshot, now, offset = self.source.present(wall + skew, monotonic)
-        offset = min(monotonic - wall, offset + skew)
-        recipe = self._recipes.get(obj[0])
-        if recipe is None or recipe.snapshot is not snapshot:
-            recipe = self._recipe(obj, snapshot)
-        if recipe is None or now < recipe.good_until:
-            return recipe, offset
-        may_be_newer = self.source.is_due(now) or self.source.held is not recipe.snapshot
-        return None if may_be_newer else recipe, offset  # which will say why it is of no use
+    def lease(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
+        """Return what signs *obj* and its like, and for how long, or None if `prepare` must come first."""
+        offset = monotonic - wall
+        self._steps.look(offset)
+        snapshot, answer, now = self.source.present(wall + self.skew, monotonic)
+        recipe = self._recipe(obj, snapshot)
+        if recipe is None:
+            return None
+        until = -inf  # not at all
+        least, most = offset - _STEP, offset + _STEP
+        if now < recipe.good_until:
+            ends = min(recipe.good_until, answer.due)  # by S3's clock
+            until = min(ends - self.skew + least, ends + answer.offset, monotonic + _LEASE)
+        elif self.source.is_due(now) or self.source.held is not recipe.snapshot:
+            return None  # there may be newer keys; if not, the recipe will say why it is of no use
+        return recipe, self.source, answer, until, least, most, answer.began + self.skew
 
     def offset(self, present: float) -> float:
         """Return *present*, monotonic less wall time; of when the session began, if it was set back since."""
-        return min(present, self.source.offset + self.skew)
+        return min(present, self.source.answer.began + self.skew)
 
     def outgrown(self, obj: S3Object) -> Credential | None:
         """Return the credential that should sign *obj* if it is too old for that."""
@@ -487,13 +522,16 @@ class OriginSigning:
         recipe = self._passing(obj, snapshot)
         if self.source.now >= recipe.good_until:
             recipe = self._passing(obj, self.renew(snapshot.credential))
-        return recipe.entry(obj, wall, self.offset(monotonic - wall), None)
+        answer = recipe.entry(obj, wall, self.offset(monotonic - wall), None)
+        if isinstance(answer, Entry):
+            answer.__class__ = Passing
+        return answer
 
     def _passing(self, obj: S3Object, snapshot: Snapshot) -> _Recipe:
         rotation = self.policy.rotation(obj.lifetime, obj.share)
         with self._learning:  # boto3's sessions do not make two clients at once
             boto = self._boto_of(snapshot)
-        return _BotoRecipe(boto, snapshot, rotation, self.skew, self._tally, Passing)
+        return _BotoRecipe(boto, snapshot, rotation, self.skew, self._tally)
 
     def renew(self, than: Credential | None = None) -> Snapshot:
         """Return credentials to sign with, fetched if need be. May block; raises SigningError."""
@@ -589,45 +627,58 @@ class Signing:
 
     def __init__(self, origins: Sequence[Origin], counts: Counts, clock: Clock, epochs: Epochs) -> None:
         clients = Clients()
-        examples = _Examples(clients)
+        examples, steps = _Examples(clients), _Steps(clock, counts)
+        self._leases: dict[Kind, _Lease] = {}
         self.sources = sources = Sources(clock, counts, clients)
         self._epochs = epochs
         self._origins = {
-            origin.name: OriginSigning(origin, counts, sources, clients, examples) for origin in origins
+            origin.name: OriginSigning(origin, counts, sources, clients, examples, steps)
+            for origin in origins
         }
-        self._counts = counts
         self._clock = clock
-        self._offset = clock.monotonic() - clock.time()
 
     def sign(
-        self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
-    ) -> Sequence[Entry | SigningError | None]:
-        """Return for each a new URL, why there is none, or None: `prepare` must come first."""
-        epochs = self._dated_from(wall, monotonic, since)
-        answers: list[Entry | SigningError | None] = []
-        # The objects of a page are of one kind mostly, and what they have in common is sought once.
-        for kind, some in groupby(objects, _kind):
-            alike = list(some)
-            recipe, offset = self._origins[kind.origin].recipe(alike[0], wall, monotonic)
-            answers += [None] * len(alike) if recipe is None else recipe.entries(alike, wall, offset, epochs)
-        return answers
-
-    def sign_one(
         self, obj: S3Object, wall: float, monotonic: float, since: int = 0
     ) -> Entry | SigningError | None:
-        """Return what `sign` does, in less time than a batch of one takes."""
-        epochs = self._dated_from(wall, monotonic, since)
-        recipe, offset = self._origins[obj[0].origin].recipe(obj, wall, monotonic)
-        return None if recipe is None else recipe.entry(obj, wall, offset, epochs)
+        """Return a new URL of *obj*, why there is none, or None: `prepare` must come first."""
+        lease = self._leases.get(obj[0])
+        if lease is None:
+            lease = self._lease(obj, wall, monotonic)
+            if lease is None:
+                return None
+        recipe, source, answer, until, least, most, began = lease
+        offset = monotonic - wall
+        if not (monotonic < until and least < offset < most and answer is source.answer):
+            lease = self._lease(obj, wall, monotonic)
+            if lease is None:
+                return None
+            recipe, *_, began = lease
+        epochs = self._dated_from(wall, since) if since or self._epochs.any else None
+        return recipe.entry(obj, wall, offset if offset < began else began, epochs)  # noqa: FURB136  # quicker
 
-    def _dated_from(self, wall: float, monotonic: float, since: int) -> _Epochs | None:
-        """Return what tells the earliest date that a URL may have; None: any. Look after the clocks."""
-        present = monotonic - wall
-        if not -_STEP < present - self._offset < _STEP:
-            self._tell_of_step(self._offset - present)
-        self._offset = present
+    def sign_all(
+        self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
+    ) -> tuple[Sequence[Entry], SigningError | None] | None:
+        """Return what `sign` does of *objects*, all of one kind, up to the first error, and that."""
+        lease = self._lease(objects[0], wall, monotonic)
+        if lease is None:
+            return None
+        recipe, *_, began = lease
+        epochs = self._dated_from(wall, since) if since or self._epochs.any else None
+        return recipe.entries(objects, wall, min(monotonic - wall, began), epochs)
+
+    def _lease(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
+        lease = self._origins[obj.origin].lease(obj, wall, monotonic)
+        if lease is not None:
+            if len(self._leases) >= _MOST_RECIPES:
+                self._leases.clear()
+            self._leases[obj.kind] = lease
+        return lease
+
+    def _dated_from(self, wall: float, since: int) -> _Epochs:
+        """Return what tells the earliest date that a URL may have."""
         dated = self._epochs.date
-        return (lambda obj: max(since, dated(obj, wall))) if self._epochs.any or since else None
+        return lambda obj: max(since, dated(obj, wall))
 
     def credential(self, obj: S3Object) -> Credential | None:
         """Return the credential that signs *obj* at present; None: there is none yet."""
@@ -641,10 +692,12 @@ class Signing:
     def shift(self, origin: str, seconds: float) -> None:
         """Take the clock of *origin*'s S3 for so many *seconds* further ahead than its policy says."""
         self._origins[origin].shift(seconds)
+        self._leases.clear()
 
     def move(self, origin: Origin) -> None:
         """Sign for *origin*, which is the same one in another region."""
         self._origins[origin.name].move(origin)
+        self._leases.clear()
 
     def of(self, origin: str) -> OriginSigning:
         """Return what signs for *origin*."""
@@ -660,8 +713,7 @@ class Signing:
 
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now."""
-        recipe, _ = self._origins[obj.origin].recipe(obj, self._clock.time(), self._clock.monotonic())
-        return recipe is not None
+        return self._origins[obj.origin].lease(obj, self._clock.time(), self._clock.monotonic()) is not None
 
     def is_common(self, obj: S3Object) -> bool:
         """Return whether it is of use to ask the shared cache for *obj*, as its origin's policy sees it."""
@@ -704,18 +756,6 @@ class Signing:
         for source, than in {(self._origins[e.object.origin].source, e.credential) for e in entries}:
             with suppress(SourceError):  # told already; those at hand must do
                 source.renew(than)
-
-    def _tell_of_step(self, seconds: float) -> None:
-        self._counts.clock_steps += 1
-        tell(
-            logger,
-            logging.WARNING,
-            "clock_stepped",
-            "this host's clock was set %s by %g s; URLs held here end by the time that has really passed",
-            "forward" if seconds > 0 else "back",
-            round(abs(seconds), 3),
-            seconds=round(seconds, 3),
-        )
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*, for one request alone. May block."""
@@ -771,6 +811,15 @@ def _renewed(source: Source, than: Credential | None) -> Snapshot | SourceError:
         return source.renew(than)
     except SourceError as error:
         return error
+
+
+def _up_to_error(answers: Iterable[Entry | SigningError]) -> tuple[list[Entry], SigningError | None]:
+    entries: list[Entry] = []
+    for answer in answers:
+        if isinstance(answer, SigningError):
+            return entries, answer
+        entries.append(answer)
+    return entries, None
 
 
 def _alive(entry: Entry, wall: float) -> Entry | SigningError:

@@ -22,7 +22,7 @@ from sources import A_DAY, Chain, Role, end_of, settle, signed_by, source_of
 
 from presign_middleware import Origin, Policy, Presigner, SigningError
 from presign_middleware.credentials import Keys, Source
-from presign_middleware.local import Entry, Service
+from presign_middleware.local import Service
 from presign_middleware.metrics import Counts, Tally
 from presign_middleware.objects import S3Object
 from presign_middleware.policy import FOREVER, Credential, Rotation
@@ -99,7 +99,7 @@ def test_a_life_has_three_parts(
     fresh_until, ageing_until = rotation.life(date, credential)[2:]
     assume(fresh_until > date + 0.1)
     service = Service.of(rotation.life(date, credential), date, skew, credential)
-    entry = Entry(OBJECT, "", date, service, offset, Tally())
+    entry = service.entry(OBJECT, "", date, offset, Tally())
     apart = 1e-3  # sums with an offset are rounded
     for instant, is_fresh, is_spent in [
         (date, True, False),
@@ -182,7 +182,7 @@ def test_a_source_is_asked_before_its_urls_are_spent(
     clock = Clock(NOON)
     source = Source("", lambda: Keys("A", "s", "t", NOON + span, "", ""), None, lead, 900, 0, clock, Counts())
     credential = source.renew().credential
-    assert source._due < credential.end - rotation.least(credential)
+    assert source.answer.due < credential.end - rotation.least(credential)
 
 
 # --- midnights and windows ----------------------------------------------------------------------------------
@@ -453,6 +453,32 @@ def test_a_correction_is_not_told(clock: Clock, caplog: pytest.LogCaptureFixture
         clock.step(seconds)
     assert told(caplog) == []
     assert presigner.stats()["clock_steps"] == 0
+
+
+@pytest.mark.parametrize("seconds", [0, 300, -300])
+def test_a_source_is_asked_when_either_clock_says_that_it_is_due(clock: Clock, seconds: float) -> None:
+    """P5, P7: the wall clock where it was set forward, the other one where it was set back."""
+    role, cold = Role(clock), targets()
+    presigner = Presigner(role.origin(), clock=clock)
+    presigner.url(next(cold))
+    clock.step(seconds)
+    clock.advance(Role.renews_at - max(0, seconds) - 4)
+    for asked in (1, 2):
+        presigner.url(next(cold))
+        settle(presigner)
+        assert len(role.asks) == asked
+        clock.advance(6)
+
+
+def test_a_clock_set_back_a_little_lengthens_no_session(clock: Clock) -> None:
+    """P7: URLs of one session end in one instant, before and after a correction that nobody is told of."""
+    presigner, cold = Presigner(Role(clock).origin(), clock=clock), targets()
+    for _ in range(2):
+        presigner.url(next(cold))
+    clock.step(-1.9)
+    presigner.url(next(cold))
+    held = [presigner._table.get(obj) for obj in presigner._table._queue]
+    assert len({entry.fresh_until_monotonic for entry in held if entry is not None}) == 1
 
 
 def test_two_steps_are_told_twice(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -76,6 +76,18 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord
 # --- when a source is asked -------------------------------------------------------------------------------
 
 
+def test_new_credentials_sign_from_the_next_url_on(clock: Clock) -> None:
+    """S8: a session that was renewed before it was due signs nothing more, though it still could."""
+    role, targets = Role(clock), cold()
+    presigner = Presigner(role.origin(), clock=clock)
+    for _ in range(3):
+        assert signed_by(presigner.url(next(targets))) == "ASIATEST00000001"
+        clock.advance(100)
+    assert signed_by(presigner.url(next(targets))) == "ASIATEST00000001"
+    source_of(presigner).renew(than=source_of(presigner).renew().credential)
+    assert signed_by(presigner.url(next(targets))) == "ASIATEST00000002"
+
+
 @both_sources
 def test_renewed_in_the_background(clock: Clock, kind: Kind) -> None:
     """P5: a role is renewed with a third of its hour left, botocore's 900 s before the end; none waits."""

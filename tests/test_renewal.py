@@ -1355,7 +1355,7 @@ def test_errors_back_off(
     ageing: Presigner, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R5: so is one that cannot be signed; each failure is logged, and no request is told."""
-    monkeypatch.setattr(Signing, "sign_one", lambda *_: SigningError("the signer has refused"))
+    monkeypatch.setattr(Signing, "sign", lambda *_: SigningError("the signer has refused"))
 
     async def body() -> None:
         for _ in range(100):
@@ -1394,7 +1394,7 @@ def test_backing_off_ends(clock: Clock) -> None:
 
 def test_one_failure_counts_once(ageing: Presigner, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """R5: fifty requests that share one failed renewal lengthen the rest no more than one does."""
-    monkeypatch.setattr(Signing, "sign_one", lambda *_: SigningError("the signer has refused"))
+    monkeypatch.setattr(Signing, "sign", lambda *_: SigningError("the signer has refused"))
 
     async def body() -> None:
         await asyncio.gather(*(request(ageing, A) for _ in range(50)))

@@ -248,6 +248,29 @@ def test_one_origin_of_a_batch_fails(clock: Clock, batch: Callable[..., list[str
     assert (presigner.stats()["signed"], presigner.stats()["from_local"]) == (2, 2)
 
 
+def test_the_first_of_a_batch_that_cannot_be_signed_is_named(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: it is the first in the caller's order; what was signed before it is held, and counted."""
+    presigner = Presigner(*[Keys(clock).origin(name) for name in ("good", "bad", "worse")], clock=clock)
+    for name in ("good", "bad", "worse"):
+        presigner.url(f"s3://{name}/learn")
+    signs = signing.Signing.sign_all
+
+    def sign_all(self: Any, objects: Sequence[S3Object], *now: Any) -> Any:
+        if objects[0].origin == "good":
+            return signs(self, objects, *now)
+        return [], SigningError(f"{objects[0].origin} is refused")
+
+    monkeypatch.setattr(signing.Signing, "sign_all", sign_all)
+    with pytest.raises(SigningError, match="bad is refused"):
+        presigner.urls(["s3://good/a", "s3://bad/a", "s3://worse/a", "s3://good/b"])
+    stats = presigner.stats()
+    assert (stats["failed"], stats["from_signer"]) == (1, 4)
+    presigner.url("s3://good/a")
+    assert presigner.stats()["from_local"] == stats["from_local"] + 1
+
+
 def test_one_shape_of_a_batch_fails(clock: Clock) -> None:
     """D2: a URL that boto3 refuses to sign fails alone, not with what else its batch asks of the origin."""
     origin = replace(Keys(clock).origin("media"), methods=("GET", "DELETE"))
