@@ -164,7 +164,8 @@ class Answering:
     async def aurl(self, answer: Answer) -> str | None:
         """Return what `url` returns, without ever blocking the event loop."""
         try:
-            entry = await self._runner.afind(answer.object, None, self._scope())
+            obj, scope = answer.object, self._scope()
+            entry = self._runner.quick(obj, None, scope) or await self._runner.await_for(obj, None, scope)
         except SigningError:
             self._leave(answer, _LONG_REST)
             return None

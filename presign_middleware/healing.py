@@ -283,7 +283,8 @@ class Healing:
             self._account_for_one()
             return url
         if step.failed is None:
-            return self._arms.find(step.object, None, self._scope())
+            scope = self._scope()
+            return self._arms.quick(step.object, None, scope) or self._arms.wait_for(step.object, None, scope)
         return self._runner.remedy(step.object, step.failed, step.since, self._scope(), renews=step.renews)
 
     async def asigned(self, step: _Step, headers: Mapping[str, str]) -> Entry | str:
@@ -293,7 +294,10 @@ class Healing:
             self._account_for_one()
             return url
         if step.failed is None:
-            return await self._arms.afind(step.object, None, self._scope())
+            scope = self._scope()
+            return self._arms.quick(step.object, None, scope) or await self._arms.await_for(
+                step.object, None, scope
+            )
         return await self._runner.aremedy(
             step.object, step.failed, step.since, self._scope(), renews=step.renews
         )

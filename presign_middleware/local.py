@@ -223,15 +223,13 @@ class Table:
     def put(self, entry: Entry, alias: str | None = None) -> None:
         """Hold *entry* in the place of whatever its object had."""
         obj, entries = entry.object, self._entries
-        size = len(entries)
-        old = entries.setdefault(obj, entry)  # mostly there is none, and to look first is to hash twice
-        if len(entries) == size:
-            self._forget_alias(old)
-            entries[obj] = entry
+        if obj in entries:
+            self._forget_alias(entries[obj])
         else:
-            if size >= self._size:
+            if len(entries) >= self._size:
                 self._evict()
             self._queue.append(obj)
+        entries[obj] = entry
         if alias is not None:
             self._aliases[alias] = entry
             entry.alias = alias

@@ -604,15 +604,19 @@ class Presigner:
             obj = named(alias)
         else:
             obj, alias = self._object(target, method, params, lifetime)
-        find = self._arms.find
-        entry = find(obj, alias, scope)
+        arms = self._arms
+        quick = arms.quick
+        entry = quick(obj, alias, scope)
+        if entry is None:
+            entry = arms.wait_for(obj, alias, scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry
 
     async def _aentry(self, target: str, method: str, params: Params, lifetime: int | None) -> Entry:
         scope = self._scope()
-        entry = await self._arms.afind(*self._object(target, method, params, lifetime), scope)
+        obj, alias = self._object(target, method, params, lifetime)
+        entry = self._arms.quick(obj, alias, scope) or await self._arms.await_for(obj, alias, scope)
         if scope is not None and scope.account is not None:
             scope.account.hand_out(entry)
         return entry

@@ -107,11 +107,12 @@ class Rollout:
 
 class Arms:
     """
-    Finds URLs in the arm of whoever asks. ``find`` and the like are `Runner`'s where there is but one arm.
+    Finds URLs in the arm of whoever asks. ``quick`` and the like are `Runner`'s where there is but one arm.
     """
 
-    find: Callable[[S3Object, str | None, Scope | None], Entry]
-    afind: Callable[[S3Object, str | None, Scope | None], Coroutine[Any, Any, Entry]]
+    quick: Callable[[S3Object, str | None, Scope | None], Entry | None]
+    wait_for: Callable[[S3Object, str | None, Scope | None], Entry]
+    await_for: Callable[[S3Object, str | None, Scope | None], Coroutine[Any, Any, Entry]]
     find_all: Callable[[Sequence[S3Object], Sequence[str | None], Scope | None], list[Entry]]
     afind_all: Callable[
         [Sequence[S3Object], Sequence[str | None], Scope | None], Coroutine[Any, Any, list[Entry]]
@@ -149,10 +150,10 @@ class Arms:
         with self._choosing:  # the share that was said last decides, whoever comes here last
             is_whole, is_told = rollout.share == 1, rollout.due != inf
             if is_whole and not is_told:
-                self.find, self.afind = runner.find, runner.afind
+                self.quick, self.wait_for, self.await_for = runner.quick, runner.wait_for, runner.await_for
                 self.find_all, self.afind_all = runner.find_all, runner.afind_all
             else:
-                self.find, self.afind = self._find, self._afind
+                self.quick, self.wait_for, self.await_for = _undecided, self._find, self._afind
                 self.find_all, self.afind_all = self._find_all, self._afind_all
             self._rely(_nothing if not is_whole else self._looked if is_told else self._held)
 
@@ -249,6 +250,11 @@ class Arms:
 
 def _nothing(alias: str) -> Entry | None:
     """Return nothing of any text: first it is decided in which arm it is asked for."""
+    return None
+
+
+def _undecided(obj: S3Object, alias: str | None, scope: Scope | None) -> Entry | None:
+    """Return no URL at once, for the same reason."""
     return None
 
 

@@ -60,6 +60,8 @@ class Runner:
         note: Note,
     ) -> None:
         self._resolver = resolver
+        #: Returns the URL of an object if nothing has to be waited for; see `Resolver.quick`.
+        self.quick = resolver.quick
         self._signing = signing
         self._flights = flights
         self._counts = counts
@@ -72,29 +74,28 @@ class Runner:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioEffects] = WeakKeyDictionary()
         self._pool = Pool(_MOST_THREADS, "presign")
 
-    def find(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
-        """Return the URL of *obj*; see `Resolver.quick`. May block; raises SigningError."""
-        entry = self._resolver.quick(obj, alias, scope)
-        return entry or run_blocking(self._fill([obj], [None], [alias], scope, self._here()))[0]
+    def wait_for(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return the URL of *obj*, where `quick` has none. May block; raises SigningError."""
+        return run_blocking(self._fill([obj], [None], [alias], scope, self._here()))[0]
 
-    async def afind(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
-        """Return what `find` returns, without ever blocking the event loop."""
-        entry = self._resolver.quick(obj, alias, scope)
-        return entry or (await self._fill([obj], [None], [alias], scope, self._effects()))[0]
+    async def await_for(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
+        """Return what `wait_for` returns, without ever blocking the event loop."""
+        return (await self._fill([obj], [None], [alias], scope, self._effects()))[0]
 
     def find_promptly(self, obj: S3Object, scope: Scope | None) -> Entry | None:
         """
-        Return what `find` does; None on an event loop's thread, where that takes preparation.
+        Return the URL of *obj*; None on an event loop's thread, where that takes preparation.
 
         That is begun in another thread. Raises SigningError.
         """
+        entry = self.quick(obj, None, scope)
+        if entry is not None:
+            return entry
         if not _is_on_a_loop() or self._signing.is_ready(obj):
-            return self.find(obj, None, scope)
-        entry = self._resolver.quick(obj, None, scope)
-        if entry is None:
-            with suppress(RuntimeError):  # no more threads, or the interpreter is ending
-                self._pool.submit(self._signing.prepare, [obj])
-        return entry
+            return self.wait_for(obj, None, scope)
+        with suppress(RuntimeError):  # no more threads, or the interpreter is ending
+            self._pool.submit(self._signing.prepare, [obj])
+        return None
 
     def find_all(
         self, objects: Sequence[S3Object], aliases: Sequence[str | None], scope: Scope | None

@@ -286,7 +286,7 @@ def test_nothing_is_in_the_way_of_a_whole_rollout(clock: Clock) -> None:
         presigner.url(CAT)
         assert scope.is_by_boto3 is None
     runner = presigner._runner
-    assert (presigner._arms.find, presigner._arms.afind_all) == (runner.find, runner.afind_all)
+    assert (presigner._arms.quick, presigner._arms.afind_all) == (runner.quick, runner.afind_all)
     assert presigner._by_alias == presigner._table.by_alias
     assert (counted(presigner), presigner.stats()["nanoseconds_by_cache"]) == ((0, 0), 0)
 
