@@ -103,21 +103,25 @@ class Targets:
         coverage = self._coverage
         # All in one, since threads share it: whoever has read where a target is has read of what kind.
         # At first it is where no target is that is ASCII.
-        near: tuple[str, int, Kind | None] = "\x80", 0, None
+        near: tuple[str, str, Kind | None] = "\x80", "", None
 
         def find(text: str) -> S3Object:
             nonlocal near
-            begin, length, kind = near
-            if text.startswith(begin) and "/." not in text and text.isascii():
-                key = text[length:]
-                if key:
-                    return _object(S3Object, (kind, key))
+            root, prefix, kind = near
+            key = text.removeprefix(root)  # a call for what startswith() and a slice do
+            if (
+                key
+                and key != text
+                and "/." not in text
+                and text.isascii()
+                and (not prefix or key.startswith(prefix))
+            ):
+                return _object(S3Object, (kind, key))
             place = coverage.locate(text)
             obj = self.at(place, method, params, lifetime)
             origin, form, _, asked = place
             if not (form or asked) and coverage.is_alone(origin):
-                root = f"s3://{origin.bucket}/"
-                near = f"{root}{origin.prefix}", len(root), obj.kind
+                near = f"s3://{origin.bucket}/", origin.prefix, obj.kind
             return obj
 
         return find
