@@ -19,6 +19,7 @@ from .local import PATIENCE, Entry, Flight, Flights, Patience
 from .objects import Kind, S3Object
 from .pool import Pool
 from .resolver import Copy, Fly, Item, Signs
+from .scope import Scope
 from .sharing import Sharing
 
 __all__ = ["AsyncioEffects"]
@@ -27,6 +28,18 @@ __all__ = ["AsyncioEffects"]
 _ALIKE_SECONDS, _ALIKE_SHARE = 0.01, 0.1
 
 T = TypeVar("T")
+
+#: Those who wait together: their scope, and the source of credentials.
+_Askers = tuple[Scope | None, Hashable]
+
+#: What one of them wants, by which text it is to be found, and who waits.
+_Asked = tuple[S3Object, str | None, "asyncio.Future[Entry | SigningError | None]"]
+
+#: `Runner`'s way to answer for some objects of one scope.
+_Answers = Callable[
+    [Sequence[S3Object], Sequence[str | None], Scope | None, "AsyncioEffects"],
+    Coroutine[Any, Any, Sequence[Entry | SigningError]],
+]
 
 
 class AsyncioEffects:
@@ -41,10 +54,48 @@ class AsyncioEffects:
         self._boarding: dict[Hashable, list[list[Flight]]] = {}
         # Weak: a lock that was waited for knows its loop, which would then never be let go of.
         self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._asked: dict[_Askers, list[_Asked]] = {}  # in this turn, one object at a time
         self._reading: list[Flight] = []  # what the next read is to ask for
         self._read: asyncio.Task[Mapping[S3Object, Copy]] | None = None  # the next one
         self._catching_up: asyncio.Future[bool] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps only weak references to its tasks
+
+    def ask(
+        self, obj: S3Object, alias: str | None, scope: Scope | None, answer: _Answers
+    ) -> "asyncio.Future[Entry | SigningError | None]":
+        """
+        Return what *answer* will have of *obj*, asked for with all of one scope in this turn of the loop.
+
+        Of one source of credentials, too: one that hangs must not hold up the others. None: it was
+        cancelled. What waits for it may be cancelled and disturbs nobody.
+        """
+        asked = self._asked.get(key := (scope, self._signing.queue(obj)))
+        if asked is None:
+            asked = self._asked[key] = []
+            self._begin(self._answer(key, asked, answer)).add_done_callback(
+                partial(self._give_up, key, asked)
+            )
+        future: asyncio.Future[Entry | SigningError | None] = asyncio.get_running_loop().create_future()
+        asked.append((obj, alias, future))
+        return future
+
+    async def _answer(self, key: _Askers, asked: list[_Asked], answer: _Answers) -> None:
+        del self._asked[key]
+        objects, aliases, futures = zip(*asked, strict=True)
+        answers = await answer(objects, aliases, key[0], self)
+        for future, found in zip(futures, answers, strict=True):
+            _end(future, found)
+
+    def _give_up(self, key: _Askers, asked: list[_Asked], task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        if self._asked.get(key) is asked:  # before its first step
+            del self._asked[key]
+        for *_, future in asked:
+            if error is not None and not future.done():
+                future.set_exception(error)
+            _end(future, None)
 
     def portions(self, objects: list[S3Object]) -> list[list[S3Object]]:
         """Return all of *objects* at once: each source has a task of its own."""
@@ -188,9 +239,9 @@ class AsyncioEffects:
         return task
 
 
-def _end(future: asyncio.Future[None]) -> None:
+def _end(future: asyncio.Future[Any], result: object = None) -> None:
     if not future.done():  # cancelled, or late
-        future.set_result(None)
+        future.set_result(result)
 
 
 def _are_alike(one: Patience, other: Patience) -> bool:

@@ -250,10 +250,13 @@ class Resolver:
                 found[place] = self.quick(objects[place], aliases[place], scope)
         return found
 
-    def unspent(self, entries: Sequence[Entry]) -> list[Entry | None]:
-        """Return *entries*, None for those that became SPENT while others of one call were waited for."""
+    def unspent(self, answers: Sequence[Entry | SigningError]) -> list[Entry | SigningError | None]:
+        """Return *answers*, None for those that became SPENT while others of one call were waited for."""
         wall, monotonic = self._time(), self._monotonic()
-        return [None if entry.is_spent(wall, monotonic) else entry for entry in entries]
+        return [
+            None if isinstance(answer, Entry) and answer.is_spent(wall, monotonic) else answer
+            for answer in answers
+        ]
 
     def is_servable(self, scope: Scope | None, entry: Entry, wall: float, monotonic: float) -> bool:
         """

@@ -80,7 +80,11 @@ class Runner:
 
     async def await_for(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return what `wait_for` returns, without ever blocking the event loop."""
-        return (await self._fill([obj], [None], [alias], scope, self._effects()))[0]
+        effects = self._effects()
+        answer = None
+        while answer is None:  # what was to answer has been cancelled
+            answer = await effects.ask(obj, alias, scope, self._answer_several)
+        return self._each([obj], [answer])[0]
 
     def find_promptly(self, obj: S3Object, scope: Scope | None) -> Entry | None:
         """
@@ -235,6 +239,33 @@ class Runner:
         effects: Effects,
     ) -> list[Entry]:
         """Return *entries*, and in their gaps what is waited for. Raises the first SigningError."""
+        return self._each(objects, await self._answers(objects, entries, aliases, scope, effects))
+
+    async def _answer_several(
+        self,
+        objects: Sequence[S3Object],
+        aliases: Sequence[str | None],
+        scope: Scope | None,
+        effects: Effects,
+    ) -> Sequence[Entry | SigningError]:
+        """Return the URL of each of *objects*, or why there is none: several callers' of one scope."""
+        answers = await self._answers(objects, [None] * len(objects), aliases, scope, effects)
+        known = set()
+        for obj, answer in zip(objects, answers, strict=True):
+            if obj in known and isinstance(answer, SigningError):  # each caller is told, and counted
+                self._counts.of(obj.origin).failed += 1
+            known.add(obj)
+        return answers
+
+    async def _answers(
+        self,
+        objects: Sequence[S3Object],
+        entries: Sequence[Entry | SigningError | None],
+        aliases: Sequence[str | None],
+        scope: Scope | None,
+        effects: Effects,
+    ) -> Sequence[Entry | SigningError]:
+        """Return *entries*, and in their gaps what is waited for, or why there is none."""
         if scope is not None:
             scope.regain(self._patience, self._clock.monotonic())
         order = self._resolver.lookup(scope, self._new_patience() if scope is None else scope)
@@ -244,20 +275,25 @@ class Runner:
         try:
             if self._resolver.is_behind():
                 await self._catch_up(effects, order.patience)
-                entries = self._resolver.quick_all(objects, aliases, scope)
-            found: list[Entry] = []
+                entries = [self._at_once(*asked, scope) for asked in zip(objects, aliases, strict=True)]
+            answers: Sequence[Entry | SigningError] = ()
             for _ in range(_MOST_LOOKS):
                 missing = [obj for obj, entry in zip(objects, entries, strict=True) if entry is None]
-                answers = await self._resolver.resolve(missing, order, scope, effects)
-                waited = iter(self._each(missing, answers))
-                found = [next(waited) if entry is None else entry for entry in entries]
-                entries = self._resolver.unspent(found)
+                waited = iter(await self._resolver.resolve(missing, order, scope, effects))
+                answers = [next(waited) if entry is None else entry for entry in entries]
+                entries = self._resolver.unspent(answers)
                 if None not in entries:
                     break
-            return found
+            return answers
         finally:
             if account is not None:
                 account.go_on(self._clock.monotonic())
+
+    def _at_once(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry | SigningError | None:
+        try:
+            return self.quick(obj, alias, scope)
+        except SigningError as error:
+            return error
 
     def _each(self, objects: Sequence[S3Object], answers: Sequence[Entry | SigningError]) -> list[Entry]:
         """Return *answers*, those of *objects*, or raise the first that is an error."""
@@ -307,11 +343,11 @@ class Runner:
     def _effects(self) -> "AsyncioEffects":
         import asyncio  # which a blocking program is spared, like what needs it
 
-        from .loops import AsyncioEffects
-
         loop = asyncio.get_running_loop()
         effects = self._loops.get(loop)
         if effects is None:
+            from .loops import AsyncioEffects
+
             effects = AsyncioEffects(self._signing, self._flights, self._sharing, self._pool)
             self._loops[loop] = effects
         return effects

@@ -93,15 +93,22 @@ class Arrivals:
 @pytest.fixture
 def arrivals(monkeypatch: pytest.MonkeyPatch) -> Arrivals:
     found = Arrivals()
-    board = Flights.board
+    board, resolve = Flights.board, resolver.Resolver.resolve
+    here = threading.local()
+
+    async def noted(self: resolver.Resolver, objects: Sequence[S3Object], *rest: Any) -> Any:
+        here.together = len(objects)  # tasks of one loop ask together
+        return await resolve(self, objects, *rest)
 
     def counted(
         flights: Flights, objects: Sequence[S3Object], order: Order
     ) -> tuple[list[Flight], list[Flight]]:
         answer = board(flights, objects, order)
-        found.one_more()
+        for _ in range(getattr(here, "together", 1)):
+            found.one_more()
         return answer
 
+    monkeypatch.setattr(resolver.Resolver, "resolve", noted)
     monkeypatch.setattr(Flights, "board", counted)
     return found
 
@@ -146,6 +153,43 @@ def test_the_first_is_cancelled(clock: Clock, arrivals: Arrivals) -> None:
     assert isinstance(first, asyncio.CancelledError)
     assert [presigner.url("s3://media/a")] * 49 == others
     assert (keys.fetches, presigner.stats()["signed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("turns", range(1, 7))
+def test_tasks_of_the_library_are_cancelled(clock: Clock, turns: int) -> None:
+    """D2: who cancels every task but its own, at any step of them, gets its URLs nevertheless."""
+    keys = Keys(clock, is_open=False)
+    presigner = Presigner(keys.origin("media"), clock=clock)
+    targets = ["s3://media/a", "s3://media/b", "s3://media/a"]
+
+    async def ask() -> list[str]:
+        mine = [asyncio.ensure_future(presigner.aurl(target)) for target in targets]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {*mine, asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        keys.gate.set()
+        assert others
+        return await asyncio.wait_for(asyncio.gather(*mine), DEADLINE)
+
+    assert asyncio.run(ask()) == [presigner.url(target) for target in targets]
+
+
+def test_a_defect_strands_nobody(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2: whatever goes wrong in what tasks of one loop have in common is told to each of them."""
+
+    async def defect(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(resolver.Resolver, "resolve", defect)
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+
+    async def ask() -> list[Any]:
+        asked = [presigner.aurl(f"s3://media/{number}") for number in range(3)]
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), DEADLINE)
+
+    assert [type(failure) for failure in asyncio.run(ask())] == [ZeroDivisionError] * 3
 
 
 @both_ways
