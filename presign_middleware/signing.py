@@ -55,11 +55,14 @@ _LEASE = 60.0
 #: Other processes' credentials whose URLs are put together here, for each recipe and day.
 _MOST_COMPOSERS = 256
 
-#: Recipes kept for one origin, and leases: made anew in 20 us, and parameter values may be without end.
+#: Recipes kept for one origin: made anew in 20 us, and parameter values may be without end.
 _MOST_RECIPES = 1_000
 
 #: Clients kept to learn from: regions, endpoints and sessions may be as many as origins.
 _MOST_EXAMPLES = 16
+
+#: Leases kept for all origins, which may be many: each is a tuple, and had again in 2 us.
+_MOST_LEASES = 10_000
 
 #: Shapes kept for one origin: more than that are a caller's mistake, and are learned anew.
 _MOST_PLANS = 64
@@ -670,7 +673,7 @@ class Signing:
     def _lease(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
         lease = self._origins[obj.origin].lease(obj, wall, monotonic)
         if lease is not None:
-            if len(self._leases) >= _MOST_RECIPES:
+            if len(self._leases) >= _MOST_LEASES:
                 self._leases.clear()
             self._leases[obj.kind] = lease
         return lease
