@@ -67,12 +67,14 @@ class PresignMiddleware:
         """Serve one connection."""
         if scope["type"] in ("http", "websocket"):
             # No with statement: most requests meet nothing, and are to cost next to nothing.
-            request = self._open()
+            # And what is called is called by a local name: as a method it would be sought on the class first.
+            opened, app = self._open, self.app
+            request = opened()
             make_current(request)
             if self._telling is not None and scope["type"] == "http":
                 send = _told(self._telling, request, send)
             try:
-                await self.app(scope, receive, send)
+                await app(scope, receive, send)
             except BaseException as error:
                 try:
                     self._renew(request, None, is_cancelled=isinstance(error, asyncio.CancelledError))

@@ -63,13 +63,15 @@ class _Late(Generic[T]):
     def __get__(self, presigner: Presigner | None, owner: type) -> T | _Late[T]:
         if presigner is None:
             return self
-        # What is put there is found before this is asked again. Not functools.cached_property, whose
-        # lock is everybody's before Python 3.12: a fork may find it held by a thread that it has not.
-        made: dict[str, T] = vars(presigner)
+        # Not functools.cached_property, whose lock is everybody's before Python 3.12: a fork may find it
+        # held by a thread that it has not.
+        sides: dict[str, T] = presigner._sides
         with presigner._making:
-            if self._name not in made:
-                made[self._name] = self._make(presigner)
-            return made[self._name]
+            if self._name not in sides:
+                sides[self._name] = self._make(presigner)
+            side = sides[self._name]
+            setattr(presigner, self._name, side)  # which is found before this is asked again
+        return side
 
 
 class Presigner:
@@ -88,6 +90,47 @@ class Presigner:
     Raises:
         ConfigurationError: Settings that cannot work; named in the message.
     """
+
+    # Slots, since a URL that is held is handed out in the time that five look-ups of attributes take;
+    # and a dict for what is made when it is asked for.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_arms",
+        "_began",
+        "_by_alias",
+        "_clock",
+        "_configured",
+        "_epochs",
+        "_flights",
+        "_is_shown",
+        "_local_size",
+        "_making",
+        "_monotonic",
+        "_namespace",
+        "_resolver",
+        "_rollout",
+        "_runner",
+        "_seal",
+        "_shared",
+        "_sides",
+        "_signed_url",
+        "_signing",
+        "_table",
+        "_targets",
+        "_time",
+        "catching",
+        "counts",
+        "falls_back",
+        "healing",
+        "linking",
+        "opened_anew",
+        "origins",
+        "policy",
+        "renewals",
+        "shared",
+        "writing",
+    )
 
     #: Every presigner of this process, for hooks that meet a covered fetch outside any scope.
     alive: ClassVar[WeakSet[Presigner]] = WeakSet()
@@ -133,6 +176,7 @@ class Presigner:
         if len({origin.name for origin in known}) < len(known):
             raise ConfigurationError(f"origins need different names, got {', '.join(o.name for o in known)}")
         self._configured = known
+        self._sides: dict[str, Any] = {}  # those that are made when they are asked for
         self._shared = None if shared is None else _addresses(shared)
         self._namespace = namespace
         self._local_size = local_size
@@ -169,9 +213,10 @@ class Presigner:
         from .targets import Targets
         from .writing import Writing
 
+        for name in self._sides:
+            delattr(self, name)  # the parent's: this is a fork
+        self._sides = {}
         self._began, self._making = self._clock.time(), Lock()
-        for name in [name for name, side in vars(Presigner).items() if isinstance(side, _Late)]:
-            vars(self).pop(name, None)  # the parent's, in a fork
         # As they are configured: what S3 tells of them is learned anew in each process.
         origins, policy, namespace, clock = self._configured, self.policy, self._namespace, self._clock
         self.origins = {origin.name: origin for origin in origins}
@@ -562,7 +607,7 @@ class Presigner:
 
     def close(self) -> None:
         """Let go of threads and connections, after a few seconds at most. A later call opens them again."""
-        if "presence" in vars(self):
+        if "presence" in self._sides:
             self.presence.close()
         self._runner.close()
 
