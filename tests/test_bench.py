@@ -68,6 +68,7 @@ CASES = {
         *LISTS,
         *SIGNERS,
     },
+    "Inside a url(), cold": {"Signer.sign()", "Signing.sign()", "Resolver.quick()", "url()"},
     **{
         f"Held: a page of {size}": {"dict, end compared", "boto3 in a TTLCache", "boto3", *SCOPED_PAGES}
         for size in ("1", "50", "1,000")
@@ -117,6 +118,13 @@ SHARED_CASES = {
         "pymemcache, get_many",
         "gather of futures",
         FLOOR,
+    },
+    "Inside a url(), shared": {
+        "pymemcache, gets",
+        "Servers.read()",
+        "Shared.read()",
+        "Runner.wait_for()",
+        "url()",
     },
     "Shared: 100 entries of three servers": {
         "read()",
@@ -317,7 +325,8 @@ def test_a_peer_that_is_not_installed_is_told_as_missing(tmp_path: Path) -> None
     hide = f"sys.modules.update(dict.fromkeys({sorted(MODULES.values())!r})); "
     arguments = ["--rounds", "1", "--only", "urls", "--only", "shared"]
     told = run(tmp_path / "bench.json", arguments, hide=hide)
-    of_urls = {title: CASES[title] for title in CASES if title.endswith(("one URL a call", "of 200"))}
+    ends = ("one URL a call", "of 200")
+    of_urls = {t: CASES[t] for t in CASES if t.endswith(ends) or t.startswith("Inside")}
     assert told.tables == of_urls | SHARED_CASES
     everybody = set().union(*told.tables.values())
     assert told.missing - {"aiobotocore"} == {name for name in everybody if needed(name)}

@@ -13,6 +13,7 @@ from .caches import Aiocache, Cachetools, Cashews, Dogpile
 from .clients import Aiomcache, Emcache, Pymemcache, PymemcacheHash
 from .floors import Floors, SharedFloors
 from .idle import Asgi, Fetches, Wsgi
+from .layers import URL, cold_layers, shared_layers
 from .ours import Fleet, Ours, gets_many
 from .peers import Aiobotocore, Boto3, Dict, Hashes, Signers
 from .rounds import Case
@@ -21,12 +22,14 @@ from .workload import KEYS, MANY_KEYS, MANY_TARGETS, PAGE, TARGETS, pages
 __all__ = [
     "ANSWER",
     "COLD",
+    "COLD_LAYERS",
     "COLD_PAGE",
     "HELD",
     "HELD_PAGE",
     "IDLE_ASGI",
     "IDLE_WSGI",
     "SHARED",
+    "SHARED_LAYERS",
     "SHARED_PAGE",
     "SHARED_SERVERS",
     "UNCOVERED_HTTPX",
@@ -42,12 +45,14 @@ HELD = "Held: one URL a call"
 HELD_PAGE = "Held: a page of 200"
 COLD = "Cold: one URL a call"
 COLD_PAGE = "Cold: a page of 200"
+COLD_LAYERS = "Inside a url(), cold"
 IDLE_ASGI = "Idle: an ASGI request that fetches nothing"
 IDLE_WSGI = "Idle: a WSGI request that fetches nothing"
 UNCOVERED_HTTPX = "Not covered: a fetch of httpx"
 UNCOVERED_REQUESTS = "Not covered: a fetch of requests"
 SHARED = "Shared: one URL a call"
 SHARED_PAGE = "Shared: a page of 100 from asyncio"
+SHARED_LAYERS = "Inside a url(), shared"
 SHARED_SERVERS = "Shared: 100 entries of three servers"
 
 #: Links of the other pages.
@@ -120,6 +125,7 @@ def url_cases(runner: asyncio.Runner, aiobotocore: Aiobotocore, ending: ExitStac
                 cachetools.signs(),
             ),
         ),
+        Case(COLD_LAYERS, 1, (URL,), cold_layers(ours)),
     )
 
 
@@ -210,6 +216,7 @@ def shared_cases(
                 pymemcache.gets_many(page),
             ),
         ),
+        Case(SHARED_LAYERS, 1, (URL,), shared_layers(fleet, host, port, ending)),
         Case(
             SHARED_SERVERS,
             len(PAGE),

@@ -15,9 +15,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from . import cases, imports, load, memory, threads, zipf
+from . import cases, imports, layers, load, memory, threads, zipf
 from .caches import Aiocache, Cachetools, Cashews, Dogpile
 from .clients import Emcache, Pymemcache
+from .floors import Floors, SharedFloors
 from .peers import Boto3, Dict, Hashes, Signers
 from .plot import plot
 
@@ -43,7 +44,11 @@ class _Told:
 
     def us(self, case: str, name: str) -> str:
         """Return how many microseconds *name* takes for one URL."""
-        return _number(self._rows[case, name]["median_us"])
+        return _number(self.median(case, name))
+
+    def median(self, case: str, name: str) -> float:
+        """Return the same as a number."""
+        return float(self._rows[case, name]["median_us"])
 
     def beside(self, case: str, ours: str, peer: str) -> str:
         """Return how *ours* compares with *peer*, whose name is to follow."""
@@ -337,9 +342,43 @@ def _goals(told: _Told) -> Iterator[str]:
             f"""
             The other goals that are missed ({len(missed)}) are missed by what makes a library of such a
             function: the origin of a target is looked for, credentials and clocks are looked at, one thread
-            signs an object and the others wait for it, everything is counted and bounded.
+            signs an object and the others wait for it, everything is counted and bounded. [What each of these
+            takes](#where-the-time-goes) is measured, too.
             """
         )
+
+
+def _layers(told: _Told) -> Iterator[str]:
+    cold, shared, url = cases.COLD_LAYERS, cases.SHARED_LAYERS, layers.URL
+    checking = told.median(cases.SHARED, SharedFloors.NAME) - told.median(cases.SHARED, Pymemcache.NAME)
+    yield "## Where the time goes"
+    yield ""
+    yield _prose(
+        f"""
+        Each function has those above it within it, and is timed by itself. Of the {told.us(cold, url)} µs
+        of a URL that has to be signed, its two texts and their hashes take
+        {told.us(cold, "Signer.sign()")}; with credentials, clocks, epochs and what is to be known of the URL
+        later it is {told.us(cold, "Signing.sign()")}; with one signature an object however many threads ask
+        for it, a table that is bounded, and counters, {told.us(cold, "Resolver.quick()")}. The rest is to
+        find the object that a text names, and the request it is for.
+        """
+    )
+    yield ""
+    yield from told.table_of(cold)
+    yield ""
+    yield _prose(
+        f"""
+        Of the {told.us(shared, url)} µs of one that memcached has, pymemcache takes
+        {told.us(shared, layers.PYMEMCACHE)}; with a deadline that holds for the whole answer, and a breaker,
+        it is {told.us(shared, "Servers.read()")}; with the key's digest, and a signature to check what was
+        found, {told.us(shared, "Shared.read()")}; with one flight an object, a table and counters,
+        {told.us(shared, "Runner.wait_for()")}. All of it takes longer after a wait, when the processor has
+        done something else: the one function that signs in {told.us(cases.COLD, Floors.NAME)} µs takes
+        {_number(checking)} to name an entry and to check it by signing.
+        """
+    )
+    yield ""
+    yield from told.table_of(shared)
 
 
 def _versions(told: _Told) -> Iterator[str]:
@@ -354,6 +393,7 @@ _PARTS: Sequence[Part] = (
     _memcached,
     _losses,
     _goals,
+    _layers,
     _load,
     _one_url,
     _shared,

@@ -34,10 +34,10 @@ from .workload import (
     temporary_session,
 )
 
-__all__ = ["Fleet", "Ours", "gets_many"]
+__all__ = ["PATIENCE", "Fleet", "Ours", "gets_many"]
 
-#: Seconds. A machine that is busy elsewhere must not make a signature of what is shared.
-_PATIENCE = 5.0
+#: Seconds for memcached. A machine that is busy elsewhere must not make a signature of what is shared.
+PATIENCE = 5.0
 
 _SECRET = "a-secret-of-the-benchmarks-alone"
 
@@ -70,6 +70,12 @@ class Ours:
     def url(self, target: str) -> str:
         """Return a URL of *target*."""
         return self._presigner().url(target)
+
+    def ready(self) -> Presigner:
+        """Return a presigner that has learned its plan and holds none of the URLs."""
+        presigner = self._presigner()
+        presigner.url(f"s3://{BUCKET}/learn-the-plan")
+        return presigner
 
     def finds_each(self) -> tuple[Contender, ...]:
         """Find every URL with a call of its own; a scope lasts for 200, or for all of them."""
@@ -121,8 +127,7 @@ class Ours:
 
         def contender(name: str, run: Run) -> Contender:
             def prepare() -> Callable[[], float]:
-                presigner = self._presigner()
-                presigner.url(f"s3://{BUCKET}/learn-the-plan")
+                presigner = self.ready()
                 all_of_them = range(urls, urls + 1)
                 return lambda: _checked(presigner, run, 1, signed=all_of_them)
 
@@ -147,6 +152,15 @@ class Fleet:
         self._temporary = self._member(temporary_session(1), temporary_session(2))
         self.keys = _cache_keys(self._static)  #: of memcached, for all targets
         self.temporary_keys = _cache_keys(self._temporary)  #: the same, where sessions have signed
+
+    @property
+    def member(self) -> Presigner:
+        """The presigner with static keys."""
+        return self._static
+
+    def forget(self) -> None:
+        """Have it hold no URL: all of them are in memcached."""
+        _forget(self._static)
 
     def url(self, target: str) -> str:
         """Return a URL of *target*."""
@@ -195,7 +209,7 @@ class Fleet:
 
     def _presigner(self, credentials: Any, namespace: str = "", secret: str | None = None) -> Presigner:
         origin = Origin("media", bucket=BUCKET, region=REGION, session=credentials)
-        policy = Policy(lifetime=LIFETIME, shared_patience=_PATIENCE)
+        policy = Policy(lifetime=LIFETIME, shared_patience=PATIENCE)
         return Presigner(origin, shared=self._url, policy=policy, namespace=namespace, secret=secret)
 
 
@@ -210,10 +224,10 @@ def gets_many(servers: Sequence[Memcached], keys: Sequence[str], ending: ExitSta
         return list(own)
 
     def read(keys: Sequence[str]) -> None:
-        if len(ours.read(keys, monotonic() + _PATIENCE)) != len(keys):
+        if len(ours.read(keys, monotonic() + PATIENCE)) != len(keys):
             raise AssertionError("not all values are there")
 
-    ours.write(dict.fromkeys(keys, VALUE), write, monotonic() + _PATIENCE)
+    ours.write(dict.fromkeys(keys, VALUE), write, monotonic() + PATIENCE)
     read(keys)
     return Contender("read()", lambda: lambda: whole(read, keys, SHARED_PASSES), is_ours=True)
 
@@ -229,8 +243,7 @@ def _shared(name: str, presigner: Presigner, run: Run, urls: int) -> Contender:
 
 def _fetched(presigner: Presigner, run: Run, urls: int) -> float:
     """Return what *run* took with nothing held here, if memcached gave all of its *urls*."""
-    presigner._table._entries.clear()
-    presigner._table._aliases.clear()
+    _forget(presigner)
     before = presigner.stats()
     took = run(presigner, 1)
     after = presigner.stats()
@@ -238,6 +251,12 @@ def _fetched(presigner: Presigner, run: Run, urls: int) -> float:
     if found != urls or after["signed"] != before["signed"]:
         raise AssertionError(f"{found} URLs came from memcached where {urls} were expected")
     return took
+
+
+def _forget(presigner: Presigner) -> None:
+    presigner._table._entries.clear()
+    presigner._table._queue.clear()
+    presigner._table._aliases.clear()
 
 
 def _cache_keys(presigner: Presigner) -> list[str]:
