@@ -1,6 +1,5 @@
 """What every test has: the public fixtures, and no AWS settings, proxies or netrc of whoever runs it."""
 
-import datetime
 import logging
 import os
 import ssl
@@ -12,11 +11,8 @@ from pathlib import Path
 import botocore.session
 import hypothesis
 import pytest
+import trustme
 from clients import Front
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from faults import FakeMemcached
 from fleet import Fleet
 from ways import SIGNED, Door, opened
@@ -143,26 +139,10 @@ def front(the_front: Front) -> Front:
 
 
 @pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """Give the server's side of TLS for s3.localhost, which nobody trusts."""
-    key, name = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")]),
-    )
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(1))
-        .not_valid_after(now + datetime.timedelta(1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path_factory.mktemp("tls") / "s3.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    trustme.CA().issue_cert("s3.localhost").configure_cert(context)
     return context
 
 

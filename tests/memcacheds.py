@@ -11,15 +11,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import trustme
 
 from presign_middleware.testing.memcached import _find_memcached
 from presign_middleware.testing.ports import free_ports
@@ -33,48 +28,17 @@ class Authority:
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(self._name, self._key).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
-        )
-        self.file = self._written(f"{name}.pem", builder.sign(self._key, hashes.SHA256()))
+        self._authority = trustme.CA(organization_name=name)
+        self.file = directory / f"{name}.pem"
+        self._authority.cert_pem.write_to_path(self.file)
 
     def certify(self, host: str) -> tuple[Path, Path]:
         """Return the files of a certificate for *host*, a name or an IP address, and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        try:
-            whom: x509.GeneralName = x509.IPAddress(ip_address(host))
-        except ValueError:
-            whom = x509.DNSName(host)
-        builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), key)
-        builder = builder.add_extension(x509.SubjectAlternativeName([whom]), critical=False)
-        certificate = self._written(f"{host}.pem", builder.sign(self._key, hashes.SHA256()))
-        key_file = self._directory / f"{host}.key"
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return certificate, key_file
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return x509.CertificateBuilder(
-            self._name,
-            subject,
-            key.public_key(),
-            x509.random_serial_number(),
-            now - timedelta(days=1),
-            now + timedelta(days=1),
-        )
-
-    def _written(self, name: str, certificate: x509.Certificate) -> Path:
-        path = self._directory / name
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return path
+        issued = self._authority.issue_cert(host)
+        certificate, key = (self._directory / f"{host}.{kind}" for kind in ("pem", "key"))
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
 
 
 @contextlib.contextmanager
