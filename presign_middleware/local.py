@@ -394,4 +394,6 @@ class Flights:
 
     def abandon(self, flights: Iterable[Flight]) -> None:
         """Let those who wait for any of *flights* that has not landed begin again."""
-        self.land([(flight, None) for flight in flights if not flight.is_over])
+        left = [(flight, None) for flight in flights if not flight.is_over]
+        if left:  # rarely: who has landed its flights abandons them, too
+            self.land(left)

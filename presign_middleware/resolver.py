@@ -14,6 +14,7 @@ anew by one of those who waited.
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby, islice
 from operator import attrgetter
 from threading import Lock
@@ -298,7 +299,7 @@ class Resolver:
 
     def lookup(self, scope: Scope | None, patience: Patience) -> Order:
         """Return the order for a URL that can be served to *scope*."""
-        return Order(lambda *entry_and_now: self.is_servable(scope, *entry_and_now), patience)
+        return Order(partial(self.is_servable, scope), patience)
 
     def renewal(self, patience: Patience) -> Order:
         """Return the order for a URL that is FRESH, whoever made it."""

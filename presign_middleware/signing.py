@@ -663,12 +663,21 @@ class Signing:
         self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
     ) -> tuple[Sequence[Entry], SigningError | None] | None:
         """Return what `sign` does of *objects*, all of one kind, up to the first error, and that."""
-        lease = self._lease(objects[0], wall, monotonic)
+        lease = self._holding(objects[0], wall, monotonic)
         if lease is None:
             return None
         recipe, *_, began = lease
         epochs = self._dated_from(wall, since) if since or self._epochs.any else None
         return recipe.entries(objects, wall, min(monotonic - wall, began), epochs)
+
+    def _holding(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
+        """Return the lease at hand for *obj* and its like if it holds, as `sign` finds it, or a new one."""
+        lease = self._leases.get(obj.kind)
+        if lease is not None:
+            _, source, answer, until, least, most, _ = lease
+            if monotonic < until and least < monotonic - wall < most and answer is source.answer:
+                return lease
+        return self._lease(obj, wall, monotonic)
 
     def _lease(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
         lease = self._origins[obj.origin].lease(obj, wall, monotonic)
@@ -716,7 +725,7 @@ class Signing:
 
     def is_ready(self, obj: S3Object) -> bool:
         """Return whether `sign` could now."""
-        return self._origins[obj.origin].lease(obj, self._clock.time(), self._clock.monotonic()) is not None
+        return self._holding(obj, self._clock.time(), self._clock.monotonic()) is not None
 
     def is_common(self, obj: S3Object) -> bool:
         """Return whether it is of use to ask the shared cache for *obj*, as its origin's policy sees it."""
