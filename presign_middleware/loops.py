@@ -232,8 +232,9 @@ class AsyncioEffects:
         return [item.entry for item in items]
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        # An empty context: a batch belongs to no one request.
-        task = asyncio.get_running_loop().create_task(work, context=Context())
+        # An empty context: a batch belongs to no one request. And not by the loop's own factory, which may
+        # have tasks take their first step at once: this one's is to find all that this turn asks for.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -213,8 +213,8 @@ class Presigner:
         from .targets import Targets
         from .writing import Writing
 
-        for name in self._sides:
-            delattr(self, name)  # the parent's: this is a fork
+        for name in self._sides:  # the parent's: this is a fork, which may have come before it was set
+            vars(self).pop(name, None)
         self._sides = {}
         self._began, self._making = self._clock.time(), Lock()
         # As they are configured: what S3 tells of them is learned anew in each process.

@@ -241,6 +241,7 @@ class Resolver:
                 if answers is None:
                     continue
                 entries, error = answers
+                there = there[: len(entries)]
                 self._keep_all(entries, [aliases[place] for place in there], scope, wall, monotonic)
                 if error is not None:
                     self._refuse(alike[len(entries)], error)

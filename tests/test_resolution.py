@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import sys
 import threading
 import warnings
 from calendar import timegm
@@ -21,6 +22,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from time import strptime
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import botocore.session
@@ -31,7 +33,7 @@ from crowds import Crowd, Outcome, both_ways, in_threads
 from presign_middleware import Origin, Presigner, SigningError, effects, local, loops, resolver, signing
 from presign_middleware.local import Entry, Flight, Flights, Order, Patience
 from presign_middleware.objects import S3Object
-from presign_middleware.testing import Clock
+from presign_middleware.testing import Clock, Memcached
 
 DEADLINE = 10  # seconds after which a test that has gone wrong stops waiting
 ORDER = Order(Entry.is_fresh, Patience(0))
@@ -176,6 +178,28 @@ def test_tasks_of_the_library_are_cancelled(clock: Clock, turns: int) -> None:
     assert asyncio.run(ask()) == [presigner.url(target) for target in targets]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are never eager here")
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_loop_of_eager_tasks(clock: Clock, is_shared: bool, memcached: Memcached) -> None:
+    """D2: where tasks take their first step as they are made, nobody waits any longer."""
+    presigner = Presigner(
+        Keys(clock).origin("media"), clock=clock, shared=memcached.url if is_shared else None
+    )
+    targets = [f"s3://media/{number}" for number in range(3)]
+
+    async def ask() -> list[str]:
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # not known to 3.11
+        first = await asyncio.gather(*map(presigner.aurl, targets))
+        presigner._table._entries.clear()
+        presigner._table._queue.clear()
+        presigner._table._aliases.clear()
+        assert await asyncio.wait_for(asyncio.gather(*map(presigner.aurl, targets)), DEADLINE) == first
+        return first
+
+    assert asyncio.run(ask()) == presigner.urls(targets)
+    presigner.close()
+
+
 def test_a_defect_strands_nobody(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """D2: whatever goes wrong in what tasks of one loop have in common is told to each of them."""
 
@@ -313,6 +337,28 @@ def test_the_first_of_a_batch_that_cannot_be_signed_is_named(
     assert (stats["failed"], stats["from_signer"]) == (1, 4)
     presigner.url("s3://good/a")
     assert presigner.stats()["from_local"] == stats["from_local"] + 1
+
+
+def test_one_of_a_batch_that_boto3_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D4: in the middle of what is signed one by one, too."""
+    monkeypatch.setattr(signing, "Plan", Mock(side_effect=ValueError))  # no plan can make these URLs
+    session = boto3.Session("AKIATEST", "secret")
+    presigner = Presigner(Origin("media", bucket="media", region="eu-west-1", session=session))
+    presigner.url("s3://media/learn")
+    url = signing._Boto.url
+
+    def refusing(self: Any, obj: S3Object, headers: Any) -> str:
+        if obj.key == "bad":
+            raise SigningError("boto3 refuses it")
+        return url(self, obj, headers)
+
+    monkeypatch.setattr(signing._Boto, "url", refusing)
+    with pytest.raises(SigningError, match="boto3 refuses it"):
+        presigner.urls(["s3://media/a", "s3://media/bad", "s3://media/b"])
+    stats = presigner.stats()
+    assert (stats["failed"], stats["from_signer"]) == (1, 2)
+    presigner.url("s3://media/a")
+    assert presigner.stats()["from_local"] == 1
 
 
 def test_one_shape_of_a_batch_fails(clock: Clock) -> None:
@@ -721,6 +767,16 @@ def test_what_is_asked_for_twice_in_one_call(clock: Clock) -> None:
     keys.failure = None
     assert len(set(presigner.urls(["s3://media/a"] * 3))) == 1
     assert (presigner.stats()["resolved"], presigner.stats()["signed"]) == (3, 1)
+
+
+def test_a_fork_finds_a_side_half_made(clock: Clock) -> None:
+    """D2: a child begins anew also where the parent was about to keep what counts its URLs."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    presigner.measuring.advice()
+    del presigner.measuring  # not set yet, as between two steps of another thread
+    presigner._open()
+    presigner.url("s3://media/a")
+    assert presigner.stats()["from_signer"] == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
