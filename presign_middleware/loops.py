@@ -29,8 +29,11 @@ _ALIKE_SECONDS, _ALIKE_SHARE = 0.01, 0.1
 
 T = TypeVar("T")
 
-#: Those who wait together: their scope, and the source of credentials.
-_Askers = tuple[Scope | None, Hashable]
+#: Those who wait together: of one scope, for objects of one kind.
+_Askers = tuple[Scope | None, Kind]
+
+#: What takes off together: of one source of credentials, all that is ready, or all that is to be made so.
+_Queue = tuple[Hashable, bool]
 
 #: What one of them wants, by which text it is to be found, and who waits.
 _Asked = tuple[S3Object, str | None, "asyncio.Future[Entry | SigningError | None]"]
@@ -50,8 +53,8 @@ class AsyncioEffects:
         self._signing = signing
         self._sharing = sharing
         self._pool = pool
-        # By source of credentials: one that hangs must not hold up the others.
-        self._boarding: dict[Hashable, list[list[Flight]]] = {}
+        # A source that hangs must not hold up the others, nor what needs it no more.
+        self._boarding: dict[_Queue, list[list[Flight]]] = {}
         # Weak: a lock that was waited for knows its loop, which would then never be let go of.
         self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._asked: dict[_Askers, list[_Asked]] = {}  # in this turn, one object at a time
@@ -66,10 +69,10 @@ class AsyncioEffects:
         """
         Return what *answer* will have of *obj*, asked for with all of one scope in this turn of the loop.
 
-        Of one source of credentials, too: one that hangs must not hold up the others. None: it was
-        cancelled. What waits for it may be cancelled and disturbs nobody.
+        Of one kind, too: what one of them has to wait for, all of them have. None: it was cancelled.
+        What waits for it may be cancelled and disturbs nobody.
         """
-        asked = self._asked.get(key := (scope, self._signing.queue(obj)))
+        asked = self._asked.get(key := (scope, obj.kind))
         if asked is None:
             asked = self._asked[key] = []
             self._begin(self._answer(key, asked, answer)).add_done_callback(
@@ -107,7 +110,8 @@ class AsyncioEffects:
         for flight in opened:
             kinds.setdefault(flight.object.kind, []).append(flight)
         for flights in kinds.values():
-            queue, patience = self._signing.queue(flights[0].object), flights[0].order.patience
+            obj, patience = flights[0].object, flights[0].order.patience
+            queue = self._signing.queue(obj), self._signing.is_ready(obj)
             batches = self._boarding.setdefault(queue, [])
             batch = next((each for each in batches if _are_alike(each[0].order.patience, patience)), None)
             if batch is not None:
@@ -117,16 +121,16 @@ class AsyncioEffects:
             task = self._begin(self._take_off(queue, flights, fly))
             task.add_done_callback(partial(self._clear, queue, flights))
 
-    async def _take_off(self, queue: Hashable, batch: list[Flight], fly: Fly) -> None:
+    async def _take_off(self, queue: _Queue, batch: list[Flight], fly: Fly) -> None:
         self._close(queue, batch)
         await fly(batch, self)
 
-    def _clear(self, queue: Hashable, batch: list[Flight], task: asyncio.Task[None]) -> None:
+    def _clear(self, queue: _Queue, batch: list[Flight], task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step never reaches a `finally` of its own.
         self._close(queue, batch)
         self.flights.abandon(batch)
 
-    def _close(self, queue: Hashable, batch: list[Flight]) -> None:
+    def _close(self, queue: _Queue, batch: list[Flight]) -> None:
         others = [each for each in self._boarding.pop(queue, []) if each is not batch]
         if others:
             self._boarding[queue] = others

@@ -81,6 +81,8 @@ class Runner:
     async def await_for(self, obj: S3Object, alias: str | None, scope: Scope | None) -> Entry:
         """Return what `wait_for` returns, without ever blocking the event loop."""
         effects = self._effects()
+        if obj in self._flights.aloft:  # nobody else is to wait for what has begun already
+            return (await self._fill([obj], [None], [alias], scope, effects))[0]
         answer = None
         while answer is None:  # what was to answer has been cancelled
             answer = await effects.ask(obj, alias, scope, self._answer_several)
@@ -250,11 +252,11 @@ class Runner:
     ) -> Sequence[Entry | SigningError]:
         """Return the URL of each of *objects*, or why there is none: several callers' of one scope."""
         answers = await self._answers(objects, [None] * len(objects), aliases, scope, effects)
-        known = set()
+        known: dict[S3Object, Entry | SigningError] = {}
         for obj, answer in zip(objects, answers, strict=True):
-            if obj in known and isinstance(answer, SigningError):  # each caller is told, and counted
+            if isinstance(answer, SigningError) and known.get(obj) is answer:  # each caller is counted
                 self._counts.of(obj.origin).failed += 1
-            known.add(obj)
+            known[obj] = answer
         return answers
 
     async def _answers(
@@ -348,6 +350,9 @@ class Runner:
         if effects is None:
             from .loops import AsyncioEffects
 
+            for ended in self._loops.keyrefs():  # what a loop left unfinished when it was closed keeps it
+                if (other := ended()) is not None and other.is_closed():
+                    self._loops.pop(other, None)
             effects = AsyncioEffects(self._signing, self._flights, self._sharing, self._pool)
             self._loops[loop] = effects
         return effects

@@ -6,6 +6,7 @@ interleaving is made by events and none by luck.
 """
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -30,7 +31,17 @@ import pytest
 from botocore.credentials import DeferredRefreshableCredentials
 from crowds import Crowd, Outcome, both_ways, in_threads
 
-from presign_middleware import Origin, Presigner, SigningError, effects, local, loops, resolver, signing
+from presign_middleware import (
+    Origin,
+    Policy,
+    Presigner,
+    SigningError,
+    effects,
+    local,
+    loops,
+    resolver,
+    signing,
+)
 from presign_middleware.local import Entry, Flight, Flights, Order, Patience
 from presign_middleware.objects import S3Object
 from presign_middleware.testing import Clock, Memcached
@@ -389,6 +400,80 @@ def test_a_hanging_origin_in_a_loop(clock: Clock) -> None:
         return answer
 
     assert asyncio.run(ask()) == presigner.url("s3://media/a")
+
+
+def test_what_another_thread_leads_in_a_loop(clock: Clock) -> None:
+    """D2: who joins a flight that another thread leads holds up nobody of the same loop turn."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    opened, _ = presigner._flights.board([S3Object.of("media", "media", "", "a", "GET", (), 3600)], ORDER)
+
+    async def ask() -> str:
+        joined = asyncio.ensure_future(presigner.aurl("s3://media/a"))
+        answer = await asyncio.wait_for(presigner.aurl("s3://media/b"), DEADLINE)
+        assert not joined.done()
+        presigner._flights.abandon(opened)
+        assert await asyncio.wait_for(joined, DEADLINE) == presigner.url("s3://media/a")
+        return answer
+
+    assert asyncio.run(ask()) == presigner.url("s3://media/b")
+
+
+def test_a_kind_that_takes_its_time_in_a_loop(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, memcached: Memcached
+) -> None:
+    """D2: what has to be made ready first holds up nothing that is, of the same source."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock, shared=memcached.url)
+    presigner.url("s3://media/learn")
+    prepare, gate = signing.Signing.prepare, threading.Event()
+
+    def slow(self: Any, objects: Sequence[S3Object]) -> Any:
+        assert gate.wait(DEADLINE)
+        return prepare(self, objects)
+
+    monkeypatch.setattr(signing.Signing, "prepare", slow)
+
+    async def ask() -> str:
+        head = asyncio.ensure_future(presigner.aurl("s3://media/a", method="HEAD"))
+        answer = await asyncio.wait_for(presigner.aurl("s3://media/b"), DEADLINE)
+        assert not head.done()
+        gate.set()
+        await head
+        return answer
+
+    assert asyncio.run(ask()) == presigner.url("s3://media/b")
+    presigner.close()
+
+
+def test_loops_that_have_ended_are_let_go_of(clock: Clock, memcached: Memcached) -> None:
+    """One loop a call, as ``async_to_sync`` has it, and what it has left unfinished."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock, shared=memcached.url)
+    for number in range(5):
+        clock.advance(presigner.policy.invalidation_lag)  # the epochs are read anew
+        asyncio.run(presigner.aurl(f"s3://media/{number}"))
+    gc.collect()
+    assert len(presigner._runner._loops) == 1
+    presigner.close()
+
+
+def test_tasks_that_are_refused_together(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, memcached: Memcached
+) -> None:
+    """L2: each of those who are told is counted once, also where the epochs are read first."""
+    keys = boto3.Session("AKIATEST", "secret")  # lasting ones, whose URLs need not be waited for
+    origin = Origin("media", bucket="media", region="eu-west-1", session=keys)
+    policy = Policy(shared_reads="auto")
+    presigner = Presigner(origin, policy=policy, clock=clock, shared=memcached.url)
+    presigner.url("s3://media/learn")
+    clock.advance(presigner.policy.invalidation_lag)
+    monkeypatch.setattr(signing.Signing, "sign", lambda *_: SigningError("refused"))
+
+    async def ask() -> list[Any]:
+        asked = [presigner.aurl("s3://media/a") for _ in range(3)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [str(failure)[:7] for failure in asyncio.run(ask())] == ["refused"] * 3
+    assert presigner.stats()["failed"] == 3
+    presigner.close()
 
 
 def test_an_origin_that_hangs_in_many_turns(clock: Clock) -> None:
