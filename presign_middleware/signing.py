@@ -61,7 +61,8 @@ _MOST_RECIPES = 1_000
 #: Clients kept to learn from: regions, endpoints and sessions may be as many as origins.
 _MOST_EXAMPLES = 16
 
-#: Leases kept for all origins, which may be many: each is a tuple, and had again in 2 us.
+#: Leases kept for all origins, which may be many: each is a tuple, and had again in 2 us. Of kinds with
+#: parameters, of which an origin keeps no more recipes than that, leases are kept while they are fewer.
 _MOST_LEASES = 10_000
 
 #: Shapes kept for one origin: more than that are a caller's mistake, and are learned anew.
@@ -505,15 +506,15 @@ class OriginSigning:
         """Take S3's clock for so many *seconds* further ahead than the policy says."""
         self.source.shift(self.policy.skew + seconds)
         self.skew = self.policy.skew + seconds
-        self._recipes.clear()
+        self._recipes = {}  # not clear(): what another thread makes of what was, it puts where nobody looks
 
     def move(self, origin: Origin) -> None:
         """Sign for *origin* from now on: the same one, in another region."""
         with self._learning:
             self.origin = origin
             self._boto = None
-            self._plans.clear()
-            self._recipes.clear()
+            self._plans = {}
+            self._recipes = {}  # as in `shift`
 
     def sign_once(self, obj: S3Object, headers: Mapping[str, str]) -> str:
         """Return a URL whose signature covers *headers*. May block; raises SigningError."""
@@ -552,10 +553,11 @@ class OriginSigning:
     def _recipe(self, obj: S3Object, snapshot: Snapshot | None) -> _Recipe | None:
         if snapshot is None:
             return None
-        recipe = self._recipes.get(obj.kind)
+        recipes = self._recipes
+        recipe = recipes.get(obj.kind)
         if recipe is not None and recipe.snapshot is snapshot:
             return recipe
-        return self._new_recipe(obj, snapshot)
+        return self._new_recipe(obj, snapshot, recipes)
 
     def learn(self, obj: S3Object, snapshot: Snapshot) -> None:
         """Learn the plan that *obj* needs when *snapshot* signs. May block; raises SigningError."""
@@ -569,13 +571,14 @@ class OriginSigning:
             if self._plans[shape] is None:
                 self._boto_of(snapshot)
 
-    def _new_recipe(self, obj: S3Object, snapshot: Snapshot) -> _Recipe | None:
+    def _new_recipe(self, obj: S3Object, snapshot: Snapshot, recipes: dict[Kind, _Recipe]) -> _Recipe | None:
+        """Return a recipe made anew, and put it into *recipes*, which were read before anything else."""
         try:
             plan = self._plans[_Shape.of(obj, snapshot)]
         except KeyError:
             return None
-        if len(self._recipes) >= _MOST_RECIPES:
-            self._recipes.clear()
+        if len(recipes) >= _MOST_RECIPES:
+            recipes.clear()
         rotation = self.policy.rotation(obj.lifetime, obj.share)
         skew, tally = self.skew, self._tally
         recipe: _Recipe
@@ -588,7 +591,7 @@ class OriginSigning:
         if recipe.is_short:
             least = rotation.least(snapshot.credential)
             self.source.tell_short(snapshot.credential, rotation.min_remaining, least)
-        self._recipes[obj.kind] = recipe
+        recipes[obj.kind] = recipe
         return recipe
 
     def _boto_of(self, snapshot: Snapshot) -> _Boto:
@@ -662,7 +665,7 @@ class Signing:
     def sign_all(
         self, objects: Sequence[S3Object], wall: float, monotonic: float, since: int = 0
     ) -> tuple[Sequence[Entry], SigningError | None] | None:
-        """Return what `sign` does of *objects*, all of one kind, up to the first error, and that."""
+        """Return what `sign` does of *objects*, all of one kind, up to the first error, and that; or None."""
         lease = self._holding(objects[0], wall, monotonic)
         if lease is None:
             return None
@@ -680,11 +683,12 @@ class Signing:
         return self._lease(obj, wall, monotonic)
 
     def _lease(self, obj: S3Object, wall: float, monotonic: float) -> _Lease | None:
+        leases = self._leases  # first: whoever changes what a lease follows from has others then
         lease = self._origins[obj.origin].lease(obj, wall, monotonic)
-        if lease is not None:
-            if len(self._leases) >= _MOST_LEASES:
-                self._leases.clear()
-            self._leases[obj.kind] = lease
+        if lease is not None and (obj.kind in leases or not obj.params or len(leases) < _MOST_RECIPES):
+            if len(leases) >= _MOST_LEASES:
+                leases.clear()
+            leases[obj.kind] = lease
         return lease
 
     def _dated_from(self, wall: float, since: int) -> _Epochs:
@@ -704,12 +708,12 @@ class Signing:
     def shift(self, origin: str, seconds: float) -> None:
         """Take the clock of *origin*'s S3 for so many *seconds* further ahead than its policy says."""
         self._origins[origin].shift(seconds)
-        self._leases.clear()
+        self._leases = {}
 
     def move(self, origin: Origin) -> None:
         """Sign for *origin*, which is the same one in another region."""
         self._origins[origin.name].move(origin)
-        self._leases.clear()
+        self._leases = {}
 
     def of(self, origin: str) -> OriginSigning:
         """Return what signs for *origin*."""

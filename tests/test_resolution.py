@@ -841,6 +841,39 @@ def test_a_batch_of_more_shapes_than_plans_are_kept(
     assert [url.partition("&X-Amz")[0] for url in urls] == targets
 
 
+def test_parameters_without_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M8: of what was found to be so of a kind, no more is kept than of the kinds that an origin keeps."""
+    monkeypatch.setattr(signing, "_MOST_RECIPES", 3)
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    for number in range(10):
+        presigner.url("s3://media/a", params={"ResponseContentDisposition": f"attachment; filename={number}"})
+    presigner.url("s3://media/a")
+    assert [bool(kind.params) for kind in presigner._signing._leases] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("part", ["lease", "_new_recipe"])
+def test_a_region_that_is_learned_while_another_thread_signs(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """H2: what that thread has found to be so of the former region is used by nobody else."""
+    presigner = Presigner(Keys(clock).origin("media"), clock=clock)
+    presigner.url("s3://media/learn", params={"ResponseContentType": "image/gif"})
+    asked, params = "s3://media/a", {"ResponseContentType": "image/png"}  # a new kind, by a plan at hand
+    moved = replace(presigner.origins["media"], region="us-west-2")
+    find = getattr(signing.OriginSigning, part)
+
+    def finding(self: signing.OriginSigning, *given: Any) -> Any:
+        found = find(self, *given)
+        if self.origin is not moved:
+            presigner._signing.move(moved)
+        return found
+
+    monkeypatch.setattr(signing.OriginSigning, part, finding)
+    assert "eu-west-1" in presigner.url(asked, params=params)
+    presigner._runner.drop("media")
+    assert "us-west-2" in presigner.url(asked, params=params)
+
+
 def test_what_is_asked_for_twice_in_one_call(clock: Clock) -> None:
     """D1: each URL handed out is counted once, and one that could not be made is counted for no answer."""
     keys = Keys(clock)
